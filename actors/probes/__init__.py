@@ -1,0 +1,1 @@
+"""One probe per file; found by folder listing. Siblings do not know each other."""

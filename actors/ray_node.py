@@ -1,0 +1,141 @@
+"""DOOR to Ray: the agent of a node. It declares the node's devices to Ray and reports to the controller under a lease.
+
+The actor only delegates: `prober` decides what is on the node, `sources` which models it has.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+
+import ray
+import structlog
+from ray._private.worker import global_worker
+
+from placement.catalog import catalog
+from placement.devices import Health
+from placement.inventory import ModelPresence
+
+from . import sources
+from .host import RealHost
+from .logs import configure, log_path, tail
+from .names import CONTROLLER, NAMESPACE
+from .prober import Prober, prober_of_this_node
+from .report import NodeReport
+from .slot import DEVICE_PREFIX, EMULATED_SUFFIX, class_resource, device_resource
+
+log = structlog.get_logger()
+
+REPORT_PERIOD_S = 0.5
+REPORT_TIMEOUT_S = 3.0
+PROBE_PERIOD_S = 5.0
+MISSING_RETRY_S = 10.0
+MOST_SOURCES = 256
+
+
+class Presences:
+    """Which of the wanted model sources this node has; a missing one is looked for again from time to time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, ModelPresence]] = {}
+
+    def look(self, wanted: tuple[str, ...]) -> None:
+        """Resolves what is not known yet."""
+        now = time.monotonic()
+        for source in wanted[:MOST_SOURCES]:
+            checked_at, presence = self._known.get(source, (float("-inf"), None))
+            if presence is None or (not presence.present and now - checked_at > MISSING_RETRY_S):
+                self._known[source] = (now, sources.resolve(source))
+
+    def known(self) -> tuple[ModelPresence, ...]:
+        """All answers, sorted by source."""
+        return tuple(self._known[source][1] for source in sorted(self._known))
+
+
+def declared_resources(report: NodeReport) -> dict[str, float]:
+    """The Ray resources of a node: one exclusive resource per device, and a total per class for people.
+
+    A device that is not healthy is declared with 0, so that nothing new can claim it.
+    """
+    amounts = {
+        device_resource(report.node, d.id): float(d.shares if d.health is Health.HEALTHY else 0)
+        for d in report.devices
+    }
+    totals = Counter[str]()
+    for device in report.devices:
+        totals[class_resource(device.device_class, emulated=device.emulated)] += device.shares
+    return {**amounts, **{name: float(count) for name, count in totals.items()}}
+
+
+class _NodeAgent:
+    """One per Ray node, pinned to it. `incarnation` is Ray's id of the node."""
+
+    def __init__(self, incarnation: str) -> None:
+        configure(log_path(f"agent-{incarnation[:12]}"))
+        self._incarnation = incarnation
+        self._prober: Prober = prober_of_this_node(RealHost(), incarnation)
+        self._presences = Presences()
+        self._declared: dict[str, float] = {}
+        threading.Thread(target=self._run, daemon=True, name="report").start()
+
+    @ray.method
+    def ping(self) -> str:
+        """The incarnation, as a sign of life."""
+        return self._incarnation
+
+    @ray.method
+    def logs(self, name: str, lines: int) -> str:
+        """The last lines of a log of this node, by slot or agent name; empty when there is none."""
+        return tail(log_path(name), lines)
+
+    def _run(self) -> None:
+        wanted: tuple[str, ...] = ()
+        probed_at = float("-inf")
+        report: NodeReport | None = None
+        while True:
+            if report is None or time.monotonic() - probed_at > PROBE_PERIOD_S:
+                report, probed_at = self._prober.report(), time.monotonic()
+                self._declare(report)
+            self._presences.look(wanted)
+            wanted = self._send(replace(report, models=self._presences.known())) or wanted
+            time.sleep(REPORT_PERIOD_S)
+
+    def _declare(self, report: NodeReport) -> None:
+        """Tells Ray what changed. Amounts do not survive the raylet, and neither does this actor."""
+        wanted = declared_resources(report)
+        gone = {name: 0.0 for name in self._declared if name not in wanted}
+        changed = {n: a for n, a in (wanted | gone).items() if self._declared.get(n) != a}
+        if changed:
+            _resize(self._incarnation, changed)
+            self._declared = wanted
+            log.info("node.declared", node=report.node, resources=changed)
+
+    def _send(self, report: NodeReport) -> tuple[str, ...] | None:
+        try:
+            controller = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
+            return ray.get(controller.report.remote(report), timeout=REPORT_TIMEOUT_S)
+        except (ray.exceptions.RayError, ValueError) as error:
+            log.warning("node.report_failed", error=type(error).__name__)
+            return None
+
+
+def retract_resources() -> None:
+    """Sets every resource of ours to 0 on all living nodes; for a cluster that goes on without us."""
+    for row in ray.nodes():
+        ours = {name: 0.0 for name in row["Resources"] if _is_ours(name)}
+        if row["Alive"] and ours:
+            _resize(row["NodeID"], ours)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(DEVICE_PREFIX) or name in catalog() or name.endswith(EMULATED_SUFFIX)
+
+
+def _resize(incarnation: str, amounts: dict[str, float]) -> None:
+    # Private in Ray 2.60 (made for its own autoscaler); the only way to change a running node's resources.
+    global_worker.gcs_client.resize_raylet_resource_instances(incarnation, amounts)
+
+
+NodeAgent = ray.remote(_NodeAgent)

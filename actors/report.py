@@ -1,0 +1,102 @@
+"""What a node says of itself: one value, sent as JSON, from which the controller makes its inventory.
+
+Decides which facts travel. It must not know how they were found, nor what anybody does with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from placement.devices import Device, DeviceClass
+from placement.ids import NodeId
+from placement.inventory import ModelPresence, Node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuFacts:
+    """What is known of a node's processors; None = the machine does not say.
+
+    Attributes:
+        cores, threads: physical cores and logical CPUs that are online, before any limit of a container.
+        usable_cores: what this process may use: cores in its affinity mask, less where a cgroup quota binds.
+        numa_domains: memory domains that have processors.
+        isa: of `avx2`, `avx512`, `vnni`, `amx`, `bf16`, `neon`, `sve`: those found.
+        memory_bytes: RAM of the machine.
+        memory_limit_bytes: the tightest cgroup limit below that, else None.
+    """
+
+    model: str | None = None
+    architecture: str | None = None
+    sockets: int | None = None
+    cores: int | None = None
+    threads: int | None = None
+    usable_cores: int | None = None
+    numa_domains: int | None = None
+    isa: frozenset[str] = frozenset()
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Versions:
+    """What runs on a node; nodes that differ are cordoned.
+
+    Attributes:
+        code: hash of the files of the three packages, as imported there.
+    """
+
+    shardyard: str
+    code: str
+    python: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenProbe:
+    """A probe, or a part of what it found, that cannot be trusted, and what mends it."""
+
+    name: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeReport:
+    """One node at one moment.
+
+    Attributes:
+        incarnation: changes when the node leaves and returns (Ray's node id).
+        cores, memory_bytes: usable by models, all CPU devices together; None = unknown.
+        classes: device classes that the catalog does not have, or overrides of it.
+        engines: engines that can start there.
+        models: the model sources that it was asked about.
+        broken: probes that failed and values that were dropped.
+        emulated: its hardware is declared, not found.
+    """
+
+    node: NodeId
+    hostname: str
+    versions: Versions
+    rack: str = ""
+    incarnation: str = ""
+    cores: int | None = None
+    memory_bytes: int | None = None
+    cpu: CpuFacts | None = None
+    devices: tuple[Device, ...] = ()
+    classes: tuple[DeviceClass, ...] = ()
+    engines: frozenset[str] = frozenset()
+    models: tuple[ModelPresence, ...] = ()
+    broken: tuple[BrokenProbe, ...] = ()
+    emulated: bool = False
+
+    def as_node(self) -> Node:
+        """The node as placement sees it."""
+        return Node(
+            id=self.node,
+            rack=self.rack,
+            incarnation=self.incarnation,
+            cores=self.cores or 0,
+            memory_bytes=self.memory_bytes or 0,
+            devices=self.devices,
+            engines=self.engines,
+            models=self.models,
+        )

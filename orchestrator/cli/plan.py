@@ -1,0 +1,177 @@
+"""Commands about placement: plan, apply, scale, explain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import exit_codes
+from .program import client_of, console, output_option, print_json, show
+
+if TYPE_CHECKING:
+    from ..client import Client
+
+_APPLY_TIMEOUT_S = 120.0
+"""`apply` and a dry run wait for the nodes to look for the model, and for the solver."""
+
+
+@click.command()
+@click.argument("spec")
+@click.option("--inventory", metavar="FILE", help="Plan on this inventory; no cluster is needed.")
+@click.option("--explain", "explained", is_flag=True, help="Say why, and why nothing else.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the solver; only with --inventory."
+)
+@output_option("table", "json")
+@click.pass_context
+def plan(
+    context: click.Context,
+    spec: str,
+    *,
+    inventory: str | None,
+    explained: bool,
+    seed: int,
+    output: str,
+) -> int:
+    """Show where SPEC would be placed, without changing anything. SPEC - is standard input."""
+    if inventory is not None:
+        answer, sentences = _plan_offline(spec, inventory, seed)
+    else:
+        answer, sentences = _plan_on_cluster(context, spec)
+    document = answer["document"]
+    if output == "json":
+        print_json({**document, "explanation": sentences} if explained else document)
+    else:
+        _show_answer(answer)
+        if explained:
+            show("", *sentences)
+    return exit_codes.OK if document["feasible"] else exit_codes.INFEASIBLE
+
+
+def _plan_offline(spec: str, inventory: str, seed: int) -> tuple[dict[str, Any], list[str]]:
+    from placement.codec import plan_document
+    from placement.explain import explain
+
+    from ..offline import plan_files
+
+    planned = plan_files(spec, inventory, seed=seed)
+    document = plan_document(planned.outcome, cpu_s=planned.cpu_s)
+    return {"document": document, "diff": []}, list(explain(planned.outcome, "").sentences)
+
+
+def _plan_on_cluster(context: click.Context, spec: str) -> tuple[dict[str, Any], list[str]]:
+    from ..spec import load_app
+
+    app = load_app(spec)
+    with client_of(context, timeout_s=_APPLY_TIMEOUT_S) as client:
+        answer = client.dry_run(app)
+    return answer, answer.get("explanation", [])
+
+
+@click.command()
+@click.argument("spec")
+@click.option("--wait/--no-wait", default=True, help="Wait until every replica is ready.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=600.0, show_default=True
+)
+@output_option("table", "json")
+@click.pass_context
+def apply(context: click.Context, spec: str, *, wait: bool, timeout_s: float, output: str) -> int:
+    """Make the cluster serve SPEC. SPEC - is standard input."""
+    from ..spec import parse_app, read_spec, spec_name
+
+    text = read_spec(spec)
+    app = parse_app(text, spec_name(spec))
+    with client_of(context, timeout_s=_APPLY_TIMEOUT_S) as client:
+        return _carry_out(client, client.apply(app, text), wait, timeout_s, output)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("replicas", type=int)
+@click.option("--wait/--no-wait", default=True, help="Wait until every replica is ready.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=600.0, show_default=True
+)
+@output_option("table", "json")
+@click.pass_context
+def scale(
+    context: click.Context, model: str, replicas: int, *, wait: bool, timeout_s: float, output: str
+) -> int:
+    """Change the number of REPLICAS of MODEL."""
+    with client_of(context, timeout_s=_APPLY_TIMEOUT_S) as client:
+        return _carry_out(client, client.scale(model, replicas), wait, timeout_s, output)
+
+
+def _carry_out(
+    client: Client, answer: dict[str, Any], wait: bool, timeout_s: float, output: str
+) -> int:
+    """Shows an answer of the controller and follows the replicas until they are ready."""
+    if output == "json":
+        print_json(answer)
+    else:
+        _show_answer(answer)
+    if not answer["document"]["feasible"]:
+        return exit_codes.INFEASIBLE
+    if wait:
+        _follow(client, timeout_s, quiet=output == "json")
+    return exit_codes.OK
+
+
+def _follow(client: Client, timeout_s: float, *, quiet: bool) -> None:
+    from rich.live import Live
+
+    from .. import views
+    from ..waiting import until_ready
+
+    out = console()
+    if quiet or not out.is_terminal:
+        for _ in until_ready(client.replicas, timeout_s):
+            pass
+        return
+    with Live(console=out, refresh_per_second=4) as live:
+        for rows in until_ready(client.replicas, timeout_s):
+            live.update(views.replicas_table(rows))
+
+
+def _show_answer(answer: dict[str, Any]) -> None:
+    from .. import views
+
+    if answer["diff"]:
+        show(views.diff_table(answer["diff"]))
+    show(*views.plan_view(answer["document"]))
+
+
+@click.command()
+@click.argument("about", metavar="[SLOT|MODEL]", default="")
+@click.option(
+    "--inventory",
+    nargs=2,
+    metavar="FILE SPEC",
+    help="Explain the plan of SPEC on this inventory; no cluster is needed.",
+)
+@output_option("table", "json")
+@click.pass_context
+def explain(
+    context: click.Context, about: str, *, inventory: tuple[str, str] | None, output: str
+) -> int:
+    """Say why each replica is where it is, and why every other way lost."""
+    if inventory is not None:
+        sentences = _explain_offline(about, *inventory)
+    else:
+        with client_of(context) as client:
+            sentences = client.explain(about)
+    if output == "json":
+        print_json({"about": about, "sentences": sentences})
+    else:
+        show(*sentences)
+    return exit_codes.OK
+
+
+def _explain_offline(about: str, inventory: str, spec: str) -> list[str]:
+    from placement.explain import explain as explain_outcome
+
+    from ..offline import plan_files
+
+    return list(explain_outcome(plan_files(spec, inventory).outcome, about).sentences)

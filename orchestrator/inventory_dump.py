@@ -1,0 +1,167 @@
+"""From an inventory to the YAML of an inventory file: what `shardyard devices -o yaml` prints.
+
+Decides how devices are grouped again into entries. It must not know how a file is read (orchestrator.inventory_file).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from placement.catalog import catalog
+from placement.devices import Device, DeviceClass, Health, Kind
+from placement.inventory import Inventory, Link, ModelPresence, Node
+from placement.units import GBIT, GBYTE, GIB, TERA
+
+from .spec_grammar import Facts
+
+
+def dump_inventory(inventory: Inventory) -> str:
+    """An inventory as YAML that plans the same.
+
+    What a file cannot say is left out (incarnations, identities, launch handles); the NUMA domains of a CPU become
+    one, and a position that is missing between others becomes an unhealthy device, so that ids stay.
+    """
+    written: set[str] = set()
+    own = {c.name: c for c in inventory.classes}
+    document = {
+        "generation": inventory.generation,
+        "nodes": {node.id: _node_yaml(node, own, written) for node in inventory.nodes},
+        "links": [_link_yaml(link) for link in inventory.links],
+    }
+    if not document["links"]:
+        del document["links"]
+    return yaml.safe_dump(
+        document, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
+    )
+
+
+def _plain(value: float) -> float:
+    """A figure as a person would have written it: changing units leaves no rounding behind."""
+    return float(f"{value:.12g}")
+
+
+def _node_yaml(node: Node, own: Mapping[str, DeviceClass], written: set[str]) -> dict[str, Any]:
+    every = all(device.emulated for device in node.devices) and bool(node.devices)
+    found: dict[str, Any] = {
+        "rack": node.rack,
+        "cordoned": node.cordoned,
+        "emulated": every,
+        "cpu": _cpu_yaml(node),
+        "devices": [_group_yaml(g, own, written, every) for g in _groups(node)],
+        "artifacts": [
+            {"model": a.model, "class": a.device_class, "tp": a.tp} for a in node.artifacts
+        ],
+        "models": [_presence_yaml(m) for m in node.models or ()],
+    }
+    said = {key: value for key, value in found.items() if value}
+    if node.engines is not None:
+        said["engines"] = sorted(node.engines)
+    return said
+
+
+def _accelerators(node: Node) -> dict[int, Device]:
+    """Devices by position; those of the CPU have none."""
+    tails = ((device.id.rpartition("/")[2], device) for device in node.devices)
+    return dict(sorted((int(tail), device) for tail, device in tails if tail.isdecimal()))
+
+
+def _cpu_yaml(node: Node) -> dict[str, Any]:
+    domains = [d for d in node.devices if not d.id.rpartition("/")[2].isdecimal()]
+    if not domains:
+        return {}
+    cpu = {
+        "cores": sum(d.shares for d in domains),
+        "memory_gib": sum(d.memory_bytes for d in domains) / GIB,
+    }
+    name = domains[0].device_class
+    return cpu if name == "CPU" else {**cpu, "class": name}
+
+
+def _groups(node: Node) -> list[list[Device]]:
+    """Devices in runs of equal class, memory and origin; one run is one entry of the file."""
+    runs: list[list[Device]] = []
+    for device in _without_gaps(_accelerators(node)):
+        if runs and _kin(runs[-1][-1]) == _kin(device):
+            runs[-1].append(device)
+        else:
+            runs.append([device])
+    return runs
+
+
+def _without_gaps(devices: Mapping[int, Device]) -> Iterator[Device]:
+    position = 0
+    for number, device in devices.items():
+        while position < number:
+            yield replace(device, health=Health.LOST)
+            position += 1
+        yield device
+        position += 1
+
+
+def _kin(device: Device) -> tuple[str, int, bool]:
+    return device.device_class, device.memory_bytes, device.emulated
+
+
+def _group_yaml(
+    group: list[Device], own: Mapping[str, DeviceClass], written: set[str], every: bool
+) -> dict[str, Any]:
+    first = group[0]
+    entry: dict[str, Any] = {"class": first.device_class, "count": len(group)}
+    numbers = sorted({device.island for device in group})
+    if len(numbers) > 1:
+        entry["islands"] = [
+            [k for k, device in enumerate(group) if device.island == number] for number in numbers
+        ]
+    unhealthy = [k for k, device in enumerate(group) if device.health is not Health.HEALTHY]
+    if unhealthy:
+        entry["unhealthy"] = unhealthy
+    known = own.get(first.device_class) or catalog().get(first.device_class)
+    if first.device_class in own and first.device_class not in written:
+        written.add(first.device_class)
+        entry |= _class_yaml(own[first.device_class])
+    if known is None or known.memory_bytes != first.memory_bytes:
+        entry["memory_gib"] = first.memory_bytes / GIB
+    if first.emulated and not every:
+        entry["emulated"] = True
+    return entry
+
+
+def _class_yaml(known: DeviceClass) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "memory_gib": known.memory_bytes / GIB,
+        "memory_gbyte_per_s": _plain(known.bandwidth_bytes_per_s / GBYTE),
+        "tflops": {dtype: _plain(rate / TERA) for dtype, rate in known.flops},
+        "watts": known.power_w,
+        "idle_watts": known.idle_w,
+        "link_gbyte_per_s": _plain(known.link_bytes_per_s / GBYTE),
+        "price_per_hour": known.price_per_hour,
+        "kind": "" if known.kind is Kind.GPU else known.kind.value,
+        "vendor": known.vendor,
+    }
+    return {key: value for key, value in figures.items() if value}
+
+
+def _presence_yaml(presence: ModelPresence) -> dict[str, Any]:
+    facts = presence.facts
+    figures = {} if facts is None else {k: getattr(facts, k) for k in Facts.model_fields}
+    said = {
+        "path": presence.path,
+        "facts": figures,
+        "reason": presence.reason,
+        "hint": presence.hint,
+    }
+    kept = {key: value for key, value in said.items() if value}
+    return {"source": presence.source, "present": presence.present, **kept}
+
+
+def _link_yaml(link: Link) -> dict[str, Any]:
+    between = link.between if isinstance(link.between, str) else list(link.between)
+    return {
+        "between": between,
+        "gbit_per_s": _plain(link.bytes_per_s / GBIT),
+        "latency_us": _plain(link.latency_s * 1e6),
+    }

@@ -1,0 +1,119 @@
+"""This machine as a node of a cluster: `node start` and `node stop`. Knows processes and files, no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ControlError
+from .inventory_file import load_lab
+from .lifecycle import LOOPBACK, Say
+from .processes import abandoned, alive, reap
+from .raylet_processes import new_run
+from .raylets import NodeSettings
+from .settings import Settings
+from .state_dir import StateDir
+
+WATCH_PERIOD_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRequest:
+    """What `node start` was asked for.
+
+    Attributes:
+        address: of the head to join; None = begin a new cluster here.
+        port: of the new head.
+        host: address of this machine that the others reach; "" = Ray finds it.
+        emulate: a lab file; the node pretends to be its node `name`.
+        block: stay until a signal, for a service manager.
+    """
+
+    address: str | None = None
+    port: int = 6379
+    host: str = ""
+    name: str = ""
+    rack: str = ""
+    emulate: Path | None = None
+    block: bool = False
+
+
+def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
+    """Starts Ray on this machine as a node that declares its own devices; returns the cluster's address.
+
+    Raises:
+        ControlError: a node is running here already, or Ray does not come up.
+    """
+    node = _node(request)
+    state = StateDir(settings.state)
+    stop = threading.Event()
+    with state.lock():
+        run = state.read_run()
+        if run is not None and abandoned(run):
+            reap(state)
+        elif run is not None:
+            raise ControlError(
+                f"something of yours runs here already ({run.mode}, Ray at {run.address})",
+                hint="shardyard node stop    or    shardyard down",
+            )
+        ray = new_run(
+            state,
+            "node",
+            environ=os.environ,
+            authenticated=False,
+            die_with_parent=False,
+        )
+        try:
+            if request.address is None:
+                ray.start_head(node, host=request.host or LOOPBACK, port=request.port)
+            else:
+                ray.joins(request.address)
+                ray.start_worker(node, address=request.address, host=request.host)
+        except BaseException:
+            reap(state, force=True)
+            raise
+    say(f"this machine is a node of the Ray cluster at {ray.run.address}")
+    if request.block:
+        _block(stop, ray.run.processes)
+        node_stop(settings, say)
+    return ray.run.address
+
+
+def node_stop(settings: Settings, say: Say) -> bool:
+    """Ends what `node start` started here; False when nothing was."""
+    state = StateDir(settings.state)
+    with state.lock():
+        run = state.read_run()
+        if run is None or run.mode != "node":
+            say("no node was started here")
+            return False
+        reap(state, force=True)
+    say("this machine has left the cluster")
+    return True
+
+
+def _node(request: NodeRequest) -> NodeSettings:
+    if request.emulate is None:
+        return NodeSettings(name=request.name, rack=request.rack)
+    lab = load_lab(request.emulate)
+    found = next((node for node in lab.nodes if node.id == request.name), None)
+    if found is None:
+        names = ", ".join(node.id for node in lab.nodes)
+        raise ControlError(
+            f"{request.emulate} has no node {request.name!r}", hint=f"--name, one of: {names}"
+        )
+    return NodeSettings(
+        name=found.id, rack=request.rack or found.rack, emulate=json.dumps(found.declaration)
+    )
+
+
+def _block(stop: threading.Event, processes: tuple[object, ...]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    while not stop.wait(WATCH_PERIOD_S):
+        if not all(alive(record) for record in processes):
+            return

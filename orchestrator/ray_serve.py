@@ -1,0 +1,140 @@
+"""DOOR to Ray Serve: one application per slot, one per gateway. Fills `ports.Deployments`.
+
+Serve supervises processes and pins them to devices; it routes nothing. Its proxies stay off unless plain Serve HTTP
+is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from actors.names import DEPLOYMENT, GATEWAY_PREFIX
+from actors.ray_replica import ReplicaHost, ReplicaJoin
+from actors.slot import SlotSpec
+
+from .gateway.ray_ingress import GatewayHost, GatewayJoin
+from .ray_cluster import with_deadline
+
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 5.0
+DRAIN_S = 30.0
+"""How long a replica that is removed may finish its running streams."""
+
+FAILED = ("DEPLOY_FAILED",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeDeployments:
+    """The slots of this cluster's Serve."""
+
+    join: ReplicaJoin
+
+    async def start(self, specs: Sequence[SlotSpec]) -> None:
+        """Hands slots over in one call."""
+        targets = [self._target(spec) for spec in specs]
+        await with_deadline(lambda: _run(targets), "starting slots", 30.0)
+
+    async def stop(self, slots: Sequence[str]) -> None:
+        """Removes slots without waiting for their streams."""
+        for slot in slots:
+            await with_deadline(
+                lambda name=slot: serve.delete(name, _blocking=False), f"stopping {slot}"
+            )
+
+    async def observe(self) -> tuple[tuple[str, str], ...]:
+        """Every slot application and, where it failed for good, why."""
+        status = await with_deadline(serve.status, "status of Serve")
+        return tuple(
+            (name, _failure(app))
+            for name, app in sorted(status.applications.items())
+            if "/" in name
+        )
+
+    def _target(self, spec: SlotSpec) -> serve.RunTarget:
+        deployment = serve.deployment(ReplicaHost).options(
+            name=DEPLOYMENT,
+            num_replicas=1,
+            health_check_period_s=HEALTH_PERIOD_S,
+            health_check_timeout_s=HEALTH_TIMEOUT_S,
+            graceful_shutdown_timeout_s=DRAIN_S,
+            graceful_shutdown_wait_loop_s=0.1,
+            logging_config=LoggingConfig(enable_access_log=False),
+            **_pinning(spec),
+        )
+        # An identical call must not restart the replica: without a version Serve takes every call for new code.
+        deployment._version = spec.fingerprint  # noqa: SLF001
+        return serve.RunTarget(
+            target=deployment.bind(spec, self.join), name=spec.id, route_prefix=None
+        )
+
+
+def _pinning(spec: SlotSpec) -> dict[str, Any]:
+    """Exclusive device resources are both the pin and the lock."""
+    if len(spec.claims) == 1:
+        return {"ray_actor_options": {"num_cpus": 0, "resources": dict(spec.claims[0])}}
+    return {
+        "ray_actor_options": {"num_cpus": 0},
+        "placement_group_bundles": [dict(claims) for claims in spec.claims],
+        "placement_group_strategy": "PACK",
+    }
+
+
+def _run(targets: list[serve.RunTarget]) -> None:
+    serve.run_many(
+        targets,
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+
+
+def _failure(app: Any) -> str:
+    if app.status not in FAILED:
+        return ""
+    messages = [d.message for d in app.deployments.values() if d.message]
+    lines = (messages or [app.message or "Serve gave no reason"])[0].strip().splitlines()
+    return lines[-1] if lines else "Serve gave no reason"
+
+
+def start_serve(*, http_port: int | None = None) -> None:
+    """Starts Serve on the cluster, with its proxies off unless a port is given for plain Serve HTTP."""
+    if http_port is None:
+        serve.start(proxy_location="Disabled")
+    else:
+        serve.start(
+            proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": http_port}
+        )
+
+
+def start_gateways(join: GatewayJoin, count: int) -> None:
+    """Starts `count` gateways on the head, all on one port."""
+    targets = []
+    for index in range(count):
+        deployment = serve.deployment(GatewayHost).options(
+            name="gateway",
+            num_replicas=1,
+            ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+            health_check_period_s=HEALTH_PERIOD_S,
+            health_check_timeout_s=HEALTH_TIMEOUT_S,
+            graceful_shutdown_timeout_s=DRAIN_S,
+            graceful_shutdown_wait_loop_s=0.1,
+            logging_config=LoggingConfig(enable_access_log=False),
+        )
+        name = f"{GATEWAY_PREFIX}{index}"
+        deployment._version = json.dumps([join.host, join.port, index])  # noqa: SLF001
+        targets.append(
+            serve.RunTarget(target=deployment.bind(join), name=name, route_prefix=None)
+        )
+    _run(targets)
+
+
+def stop_all() -> None:
+    """Removes every application of ours; Serve itself stays, others may use it."""
+    for name in list(serve.status().applications):
+        if "/" in name or name.startswith(GATEWAY_PREFIX):
+            serve.delete(name, _blocking=False)

@@ -1,0 +1,36 @@
+"""Ports of this machine: which are free, and whether one may be taken."""
+
+from __future__ import annotations
+
+import socket
+
+from .errors import ControlError
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server((host, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def require_free(host: str, port: int) -> None:
+    """Checks that a port is free by binding it once, exclusively.
+
+    SO_REUSEPORT, which gateways share a port with, would let two clusters of one user share it silently.
+
+    Raises:
+        ControlError: it is taken, or the address is not of this machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            raise ControlError(
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                hint=f"choose another one with --port, or find its owner: ss -ltnp 'sport = :{port}'",
+                host=host,
+                port=port,
+            ) from error

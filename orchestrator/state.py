@@ -1,0 +1,289 @@
+"""What the controller knows, and how each event changes it: `apply(state, event) -> State`. Pure.
+
+Desired state and the plan are journalled by the shell; everything observed lives only here, under a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar, assert_never
+
+from actors.report import NodeReport
+from placement.demand import App
+from placement.inventory import Inventory
+from placement.plan import Infeasible, Plan
+
+from .events import (
+    AgentStarted,
+    Event,
+    NodeReported,
+    NodesObserved,
+    NodeSilent,
+    PlanRestored,
+    ReplicaGone,
+    ReplicaReported,
+    SlotFailed,
+    SlotsObserved,
+    SlotStarted,
+    SlotStopping,
+    Solved,
+    SpecApplied,
+)
+from .routing.replicas import ReplicaEntry
+
+T = TypeVar("T")
+
+Phase = Literal["starting", "running", "stopping", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """A node that reports. `seen_at` renews its lease."""
+
+    report: NodeReport
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotState:
+    """A slot that Ray Serve has, or is about to have or lose.
+
+    Attributes:
+        fingerprint: of the spec it was started with; empty when it was found running (controller restart).
+        deadline: when a slot that still starts counts as failed.
+    """
+
+    slot: str
+    fingerprint: str
+    phase: Phase
+    since: float
+    deadline: float = 0.0
+    devices: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """A row of the registry. `seen_at` renews its lease."""
+
+    entry: ReplicaEntry
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """How often a slot failed in a row, and until when it is left alone."""
+
+    count: int
+    retry_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything the controller knows at one moment.
+
+    Attributes:
+        started_at: when this controller came up; it does not plan before the nodes had time to report.
+        generation: rises when what can be placed where has changed.
+        solved_for: (revision, generation) of the last answer.
+        registry_version: rises when a gateway must look again.
+    """
+
+    started_at: float = 0.0
+    app: App | None = None
+    yaml: str = ""
+    revision: int = 0
+    incarnations: frozenset[str] = frozenset()
+    agents: Mapping[str, float] = field(default_factory=dict)
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    generation: int = 0
+    plan: Plan | None = None
+    infeasible: Infeasible | None = None
+    solved_for: tuple[int, int] | None = None
+    slots: Mapping[str, SlotState] = field(default_factory=dict)
+    failures: Mapping[str, Failures] = field(default_factory=dict)
+    replicas: Mapping[str, ReplicaState] = field(default_factory=dict)
+    registry_version: int = 0
+
+
+RETRY_FIRST_S = 2.0
+RETRY_LONGEST_S = 60.0
+
+
+def inventory(state: State) -> Inventory:
+    """The inventory of the nodes that report, at the state's generation."""
+    reports = [state.nodes[name].report for name in sorted(state.nodes)]
+    classes = {c.name: c for report in reports for c in report.classes}
+    return Inventory(
+        generation=state.generation,
+        nodes=tuple(report.as_node() for report in reports),
+        classes=tuple(classes[name] for name in sorted(classes)),
+    )
+
+
+def apply(state: State, event: Event) -> State:
+    """The state after an event. Never raises, whatever the order of events."""
+    match event:
+        case SpecApplied():
+            return _bump(
+                replace(
+                    state,
+                    app=event.app,
+                    yaml=event.yaml,
+                    revision=event.revision,
+                    infeasible=None,
+                    failures={},
+                )
+            )
+        case NodesObserved():
+            return _nodes_observed(state, event)
+        case AgentStarted():
+            return replace(state, agents={**state.agents, event.incarnation: event.at})
+        case NodeReported():
+            return _node_reported(state, event)
+        case NodeSilent():
+            return _with_nodes(state, _without(state.nodes, event.node))
+        case Solved():
+            return _solved(state, event)
+        case PlanRestored():
+            return replace(state, plan=event.plan)
+        case ReplicaReported():
+            return _replica_reported(state, event)
+        case ReplicaGone():
+            return _replica_gone(state, event)
+        case SlotStarted() | SlotStopping() | SlotFailed() | SlotsObserved():
+            return _slot_changed(state, event)
+        case _:
+            assert_never(event)
+
+
+def _slot_changed(
+    state: State, event: SlotStarted | SlotStopping | SlotFailed | SlotsObserved
+) -> State:
+    match event:
+        case SlotStarted():
+            return _slot_started(state, event)
+        case SlotStopping():
+            return _phase(state, event.slot, "stopping", event.at)
+        case SlotFailed():
+            return _slot_failed(state, event)
+        case SlotsObserved():
+            return _slots_observed(state, event)
+
+
+def _bump(state: State) -> State:
+    return replace(state, registry_version=state.registry_version + 1)
+
+
+def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
+    return {k: v for k, v in mapping.items() if k != key}
+
+
+def _with_nodes(state: State, nodes: Mapping[str, NodeState]) -> State:
+    """Takes over the nodes; a new generation only when something that placement sees has changed."""
+    before = tuple(state.nodes[name].report.as_node() for name in sorted(state.nodes))
+    after = tuple(nodes[name].report.as_node() for name in sorted(nodes))
+    generation = state.generation + (before != after)
+    return replace(state, nodes=nodes, generation=generation)
+
+
+def _nodes_observed(state: State, event: NodesObserved) -> State:
+    living = event.incarnations
+    nodes = {
+        name: node for name, node in state.nodes.items() if node.report.incarnation in living
+    }
+    agents = {i: at for i, at in state.agents.items() if i in living}
+    return _with_nodes(replace(state, incarnations=living, agents=agents), nodes)
+
+
+def _node_reported(state: State, event: NodeReported) -> State:
+    report = event.report
+    known = state.nodes.get(report.node)
+    if known is not None and known.report.incarnation != report.incarnation:
+        gone = known.report.incarnation not in state.incarnations
+        if not gone:
+            # Two living nodes claim one name; the first keeps it until it leaves.
+            return state
+    seen = NodeState(report=report, seen_at=event.at)
+    return _with_nodes(state, {**state.nodes, report.node: seen})
+
+
+def _solved(state: State, event: Solved) -> State:
+    solved_for = (event.revision, event.generation)
+    if event.revision != state.revision:
+        return state
+    if isinstance(event.outcome, Infeasible):
+        return _bump(replace(state, infeasible=event.outcome, solved_for=solved_for))
+    return _bump(replace(state, plan=event.outcome, infeasible=None, solved_for=solved_for))
+
+
+def _slot_started(state: State, event: SlotStarted) -> State:
+    started = SlotState(
+        slot=event.slot,
+        fingerprint=event.fingerprint,
+        phase="starting",
+        since=event.at,
+        deadline=event.deadline,
+        devices=event.devices,
+        nodes=event.nodes,
+    )
+    return replace(state, slots={**state.slots, event.slot: started})
+
+
+def _phase(state: State, slot: str, phase: Phase, at: float, detail: str = "") -> State:
+    known = state.slots.get(slot)
+    if known is None or (known.phase == phase and known.detail == detail):
+        return state
+    changed = replace(known, phase=phase, since=at, detail=detail)
+    return replace(state, slots={**state.slots, slot: changed})
+
+
+def _slot_failed(state: State, event: SlotFailed) -> State:
+    before = state.failures.get(event.slot)
+    count = 1 if before is None else before.count + 1
+    wait_s = min(RETRY_FIRST_S * 2 ** (count - 1), RETRY_LONGEST_S)
+    failure = Failures(count=count, retry_at=event.at + wait_s, reason=event.reason)
+    failed = _phase(state, event.slot, "failed", event.at, event.reason)
+    return _bump(replace(failed, failures={**state.failures, event.slot: failure}))
+
+
+def _slots_observed(state: State, event: SlotsObserved) -> State:
+    """Ray Serve's word on which slots exist: unknown ones are adopted, vanished ones forgotten."""
+    present = dict(event.slots)
+    slots: dict[str, SlotState] = {}
+    for name, known in state.slots.items():
+        # A slot handed over a moment ago may not be listed yet.
+        if name in present or (known.phase == "starting" and event.at - known.since < 5.0):
+            slots[name] = known
+    for name in present:
+        if name not in slots:
+            slots[name] = SlotState(slot=name, fingerprint="", phase="running", since=event.at)
+    return replace(state, slots=slots)
+
+
+def _replica_reported(state: State, event: ReplicaReported) -> State:
+    entry = event.entry
+    known = state.replicas.get(entry.slot)
+    changed = known is None or known.entry != entry
+    row = ReplicaState(entry=entry, seen_at=event.at)
+    after = replace(state, replicas={**state.replicas, entry.slot: row})
+    if not changed:
+        return after
+    after = _bump(after)
+    if entry.state == "ready":
+        after = replace(after, failures=_without(after.failures, entry.slot))
+        return _phase(after, entry.slot, "running", event.at)
+    if entry.state == "failed":
+        failed = SlotFailed(slot=entry.slot, reason=entry.detail, at=event.at)
+        return _slot_failed(after, failed)
+    return after
+
+
+def _replica_gone(state: State, event: ReplicaGone) -> State:
+    known = state.replicas.get(event.slot)
+    if known is None or known.entry.incarnation != event.incarnation:
+        return state
+    return _bump(replace(state, replicas=_without(state.replicas, event.slot)))

@@ -1,0 +1,171 @@
+"""What a hard rule is. One rule is one file in `constraints/`; each takes one of three shapes.
+
+A node rule says whether a model may use a node at all, an option rule whether a configuration may run on a pool of equal
+devices, a row rule adds capacities that all chosen replicas share. The search knows only these shapes, never a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from .catalog import EngineFacts
+from .demand import App, Demand
+from .devices import DeviceClass
+from .ids import DeviceId, ModelId, NodeId
+from .inventory import Artifact, Inventory, Node
+from .layout import Layout
+from .modelspec import ModelFacts
+from .plan import Predicted, Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Healthy devices of one pool that share an interconnect island of a node."""
+
+    node: NodeId
+    rack: str
+    island: int
+    devices: tuple[DeviceId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Devices that no rule can tell apart (a collapsed class), whichever nodes they are on.
+
+    Attributes:
+        name: of its class, with `#k` from the second pool of a class on; names its capacity row.
+        memory_bytes, shares: of each device.
+        engines: that can start on its nodes; None = nobody asked.
+        models: that may use its nodes.
+    """
+
+    name: str
+    device_class: DeviceClass
+    memory_bytes: int
+    shares: int
+    emulated: bool
+    engines: frozenset[str] | None
+    artifacts: frozenset[Artifact]
+    models: frozenset[ModelId]
+    blocks: tuple[Block, ...]
+
+    @property
+    def units(self) -> int:
+        """Devices of the pool, or their shares where a device can be divided."""
+        return sum(len(block.devices) for block in self.blocks) * self.shares
+
+    @property
+    def nodes(self) -> frozenset[NodeId]:
+        """Nodes that it has devices on."""
+        return frozenset(block.node for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A configuration of a model on a pool, before it is known to be allowed.
+
+    Attributes:
+        layout, predicted: None while only the engine is settled.
+    """
+
+    demand: Demand
+    facts: ModelFacts
+    pool: Pool
+    engine: EngineFacts
+    layout: Layout | None = None
+    predicted: Predicted | None = None
+
+    def reject(
+        self,
+        constraint: str,
+        reason: str,
+        *,
+        shortage: float = 0.0,
+        resolvable: bool = False,
+        hint: str = "",
+    ) -> Rejection:
+        """A rejection of this option by the named rule."""
+        return Rejection(
+            model=self.demand.id,
+            constraint=constraint,
+            reason=reason,
+            device_class=self.pool.device_class.name,
+            engine=self.engine.name,
+            tp=self.layout.tp if self.layout else 0,
+            shortage=shortage,
+            resolvable=resolvable,
+            hint=hint,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """An option that passed every rule, with its worth under the policy."""
+
+    option: Option
+    layout: Layout
+    predicted: Predicted
+    value: float
+
+    @property
+    def model(self) -> ModelId:
+        """The model that it serves."""
+        return self.option.demand.id
+
+    @property
+    def pool(self) -> Pool:
+        """The devices that it runs on."""
+        return self.option.pool
+
+    @property
+    def stage_power_w(self) -> float:
+        """Power of each of its pipeline stages; stages take equal numbers of devices."""
+        return self.predicted.power_w / self.layout.pp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A capacity: the sum of `amounts` over all chosen replicas may not exceed `limit`.
+
+    Attributes:
+        amounts: index of a candidate -> what one replica of it takes (> 0); absent = nothing.
+        hard: False for a cut that placement on nodes implies, which speeds the search but is no rule of its own.
+    """
+
+    name: str
+    limit: float
+    amounts: dict[int, float]
+    hard: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What row rules see: the app, the inventory and every candidate."""
+
+    app: App
+    inventory: Inventory
+    pools: tuple[Pool, ...]
+    candidates: tuple[Candidate, ...]
+
+
+class NodeRule(Protocol):
+    """Whether a model may use a node."""
+
+    def __call__(self, demand: Demand, node: Node, /) -> Rejection | None:
+        """None when it may."""
+
+
+class OptionRule(Protocol):
+    """Whether a configuration may run on a pool."""
+
+    def __call__(self, option: Option, /) -> Rejection | None:
+        """None when it may."""
+
+
+class RowRule(Protocol):
+    """Capacities that all replicas share."""
+
+    def __call__(self, scope: Scope, /) -> Iterator[Row]:
+        """Yields rows; only those that could bind."""

@@ -1,0 +1,1 @@
+"""Hard rules, one per file, none knowing another. `placement.rules` lists them."""

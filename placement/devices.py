@@ -1,0 +1,108 @@
+"""What one accelerator is, and what its class can do. Figures live in the catalog; nothing here names a vendor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from .ids import DeviceId, NodeId
+
+Dtype = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+
+BYTES_PER_VALUE: dict[Dtype, float] = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
+}
+
+
+class Kind(StrEnum):
+    """Families of devices, as users speak of them."""
+
+    GPU = "gpu"
+    NPU = "npu"
+    PIM = "pim"
+    CPU = "cpu"
+    REMOTE = "remote"
+
+
+class Health(StrEnum):
+    """Whether new work may be placed on a device: only on a healthy one."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceClass:
+    """An SKU with its figures.
+
+    A device divides into `shares`: 1 for an accelerator, its cores for a CPU. `bandwidth_bytes_per_s`, `flops`,
+    `power_w` and `price_per_hour` are **per share**; a share also carries 1/shares of the device's memory.
+
+    Attributes:
+        memory_bytes: of a whole device, usable by models; 0 where each device tells its own (CPU).
+        bandwidth_bytes_per_s: memory bandwidth per share, data sheet.
+        bandwidth_cap_bytes_per_s: where a device's shares together saturate; 0 = never before their sum.
+        flops: dense FLOP/s (OP/s for integers) per share by dtype; a dtype that is missing cannot run.
+        bandwidth_efficiency: reached fraction of `bandwidth_bytes_per_s` in decode.
+        flops_efficiency: reached fraction of `flops` in prefill.
+        uncertainty: relative error to expect of a prediction, e.g. 0.4 = +-40 %.
+        link_bytes_per_s: all-reduce bus bandwidth inside an island; 0 = no tensor parallelism.
+        link_latency_s: all-reduce start-up time inside an island.
+        load_bytes_per_s: how fast weights reach the device.
+        power_w, idle_w: board power at full load and idle, per share.
+        price_per_hour: per share, in the user's currency.
+        source: where the figures come from.
+        uncertain: some figure was recalled, not read.
+    """
+
+    name: str
+    vendor: str
+    kind: Kind
+    memory_bytes: int
+    bandwidth_bytes_per_s: float
+    flops: tuple[tuple[Dtype, float], ...]
+    power_w: float
+    idle_w: float = 0.0
+    price_per_hour: float = 0.0
+    bandwidth_cap_bytes_per_s: float = 0.0
+    bandwidth_efficiency: float = 0.75
+    flops_efficiency: float = 0.5
+    uncertainty: float = 0.4
+    link_bytes_per_s: float = 0.0
+    link_latency_s: float = 30e-6
+    load_bytes_per_s: float = 1e9
+    source: str = ""
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One accelerator of a node, or one NUMA domain of its CPU.
+
+    Attributes:
+        device_class: name of its `DeviceClass`.
+        memory_bytes: usable by models.
+        shares: how many exclusive parts it can be given out in (1; cores for a CPU).
+        island: devices of a node with the same number are joined by a fast interconnect.
+        emulated: declared, not found; only the emulated engine may run on it.
+        identity: vendor + serial or UUID + bus address; stable, never an index.
+        handle: what today's launch command calls it, e.g. `0` or `npu:0`.
+    """
+
+    id: DeviceId
+    node: NodeId
+    device_class: str
+    memory_bytes: int
+    shares: int = 1
+    island: int = 0
+    health: Health = Health.HEALTHY
+    emulated: bool = False
+    identity: str = ""
+    handle: str = ""

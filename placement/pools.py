@@ -1,0 +1,134 @@
+"""Collapses devices into pools: sets that no rule can tell apart. Also says which nodes each model may not use, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .catalog import classes_of
+from .constraint import Block, Pool
+from .demand import Demand
+from .devices import Device, DeviceClass, Health
+from .ids import ModelId
+from .inventory import Artifact, Inventory, Node
+from .plan import Rejection
+from .rules import NODE_RULES
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Key:
+    """Everything that a rule may look at."""
+
+    device_class: str
+    memory_bytes: int
+    shares: int
+    emulated: bool
+    engines: frozenset[str] | None
+    artifacts: frozenset[Artifact]
+    models: frozenset[ModelId]
+
+    def order(self) -> tuple[str, int, int, bool, list[str], list[str], list[str]]:
+        """A fixed order over keys, large devices first."""
+        return (
+            self.device_class,
+            -self.memory_bytes,
+            -self.shares,
+            self.emulated,
+            sorted(self.engines or ()),
+            sorted(map(str, self.artifacts)),
+            sorted(self.models),
+        )
+
+
+def node_rejections(demands: Iterable[Demand], inventory: Inventory) -> tuple[Rejection, ...]:
+    """The first reason against each node and model; nodes that may be used do not appear."""
+    found = (
+        next((r for rule in NODE_RULES if (r := rule(demand, node))), None)
+        for demand in demands
+        for node in inventory.nodes
+    )
+    return tuple(r for r in found if r is not None)
+
+
+def health_rejections(demand: Demand, inventory: Inventory) -> tuple[Rejection, ...]:
+    """One row per node and class with devices that are not healthy."""
+    counts: dict[tuple[Node, str], int] = defaultdict(int)
+    for node in inventory.nodes:
+        for device in node.devices:
+            if device.health is not Health.HEALTHY:
+                counts[node, device.device_class] += 1
+    return tuple(
+        Rejection(
+            model=demand.id,
+            constraint="availability",
+            device_class=device_class,
+            node=node.id,
+            reason=f"{count} of the {device_class} devices of {node.id} are not healthy",
+            shortage=float(count),
+            resolvable=True,
+            hint="see what `shardyard devices` says of them",
+        )
+        for (node, device_class), count in counts.items()
+    )
+
+
+def collapse(
+    demands: tuple[Demand, ...], inventory: Inventory, refused: Iterable[Rejection]
+) -> tuple[Pool, ...]:
+    """Pools of healthy devices, in a fixed order; `refused` are the node rejections."""
+    against = {(r.model, r.node) for r in refused}
+    classes = classes_of(inventory)
+    groups: dict[_Key, list[tuple[Node, Device]]] = defaultdict(list)
+    for node in inventory.nodes:
+        models = frozenset(d.id for d in demands if (d.id, node.id) not in against)
+        for device in node.devices:
+            if device.health is Health.HEALTHY:
+                groups[_key(node, device, models)].append((node, device))
+    counts: dict[str, int] = defaultdict(int)
+    pools = []
+    for key in sorted(groups, key=_Key.order):
+        device_class = key.device_class
+        counts[device_class] += 1
+        suffix = f"#{counts[device_class]}" if counts[device_class] > 1 else ""
+        pools.append(_pool(device_class + suffix, classes[device_class], key, groups[key]))
+    return tuple(pools)
+
+
+def _key(node: Node, device: Device, models: frozenset[ModelId]) -> _Key:
+    return _Key(
+        device_class=device.device_class,
+        memory_bytes=device.memory_bytes,
+        shares=device.shares,
+        emulated=device.emulated,
+        engines=node.engines,
+        artifacts=frozenset(node.artifacts),
+        models=models,
+    )
+
+
+def _pool(
+    name: str, device_class: DeviceClass, key: _Key, members: list[tuple[Node, Device]]
+) -> Pool:
+    return Pool(
+        name=name,
+        device_class=device_class,
+        memory_bytes=key.memory_bytes,
+        shares=key.shares,
+        emulated=key.emulated,
+        engines=key.engines,
+        artifacts=key.artifacts,
+        models=key.models,
+        blocks=_blocks(members),
+    )
+
+
+def _blocks(members: list[tuple[Node, Device]]) -> tuple[Block, ...]:
+    islands: dict[tuple[str, str, int], list[Device]] = defaultdict(list)
+    for node, device in members:
+        islands[node.id, node.rack, device.island].append(device)
+    return tuple(
+        Block(node=devices[0].node, rack=rack, island=island, devices=tuple(d.id for d in devices))
+        for (_, rack, island), devices in sorted(islands.items())
+    )

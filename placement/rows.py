@@ -1,0 +1,73 @@
+"""Gathers the capacities that replicas share into one table, and drops candidates that break one alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .constraint import Candidate, Row, Scope
+from .demand import App
+from .inventory import Inventory
+from .plan import Rejection
+from .constraint import Pool
+from .rules import ROW_RULES
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Candidates and the rows over them.
+
+    Attributes:
+        usage: for each candidate its (row, amount) pairs.
+        rejections: candidates that break a row alone.
+    """
+
+    candidates: tuple[Candidate, ...]
+    rows: tuple[Row, ...]
+    usage: tuple[tuple[tuple[int, float], ...], ...]
+    rejections: tuple[Rejection, ...]
+
+
+def tabulate(
+    app: App, inventory: Inventory, pools: tuple[Pool, ...], candidates: tuple[Candidate, ...]
+) -> Table:
+    """The table of rows over the candidates that can hold alone."""
+    rows = _rows(app, inventory, pools, candidates)
+    broken = {k: row for row in reversed(rows) for k, a in row.amounts.items() if _over(a, row)}
+    if broken:
+        kept = tuple(c for k, c in enumerate(candidates) if k not in broken)
+        rows = _rows(app, inventory, pools, kept)
+    else:
+        kept = candidates
+    usage: list[list[tuple[int, float]]] = [[] for _ in kept]
+    for index, row in enumerate(rows):
+        for k, amount in row.amounts.items():
+            usage[k].append((index, amount))
+    return Table(
+        candidates=kept,
+        rows=rows,
+        usage=tuple(tuple(pairs) for pairs in usage),
+        rejections=tuple(_rejection(candidates[k], k, row) for k, row in sorted(broken.items())),
+    )
+
+
+def _rows(
+    app: App, inventory: Inventory, pools: tuple[Pool, ...], candidates: tuple[Candidate, ...]
+) -> tuple[Row, ...]:
+    scope = Scope(app=app, inventory=inventory, pools=pools, candidates=candidates)
+    return tuple(row for rule in ROW_RULES for row in rule(scope) if row.amounts)
+
+
+def _over(amount: float, row: Row) -> bool:
+    return amount > row.limit * (1 + _SLACK) + _SLACK
+
+
+def _rejection(candidate: Candidate, k: int, row: Row) -> Rejection:
+    amount = row.amounts[k]
+    return candidate.option.reject(
+        row.name.partition(":")[0],
+        f"takes {amount:g} of {row.limit:g} ({row.name})",
+        shortage=amount - row.limit,
+        resolvable=True,
+    )
