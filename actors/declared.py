@@ -265,3 +265,8 @@ def _cpu_device(
         island=island,
         handle=f"0-{cpu.cores - 1}" if cpu.cores > 1 else "0",
     )
+
+
+def declaration_schema() -> dict[str, Any]:
+    """JSON Schema of the keys `cpu` and `devices` of one node, with its `$defs`."""
+    return _Hardware.model_json_schema(by_alias=True)

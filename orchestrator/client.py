@@ -32,7 +32,6 @@ _FAMILIES: Mapping[str, type[ShardyardError]] = {
     "device": DeviceError,
     "model": ModelError,
     "engine": EngineError,
-    "request": RequestError,
 }
 
 _START_HINT = "shardyard up SPEC"
@@ -217,7 +216,7 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
             return
         event = json.loads(data)
         if "error" in event:
-            raise RequestError(event["error"]["message"], hint="shardyard ps")
+            raise _refusal(event["error"])
         for choice in event["choices"]:
             yield choice["delta"].get("content") or ""
     raise RequestError("the answer ended before its end", hint="shardyard ps")
@@ -230,16 +229,17 @@ def _app_json(app: App) -> Any:
 def _request_error(response: httpx.Response) -> RequestError:
     try:
         found = response.json()["error"]
-        return RequestError(
-            str(found["message"]), hint=_request_hint(found), status=response.status_code
-        )
+        return _refusal(found)
     except (ValueError, KeyError, TypeError):
-        says = f"the endpoint answered {response.status_code}"
-        return RequestError(says, hint="shardyard status", status=response.status_code)
+        return RequestError(
+            f"the endpoint answered {response.status_code}", hint="shardyard status"
+        )
 
 
-def _request_hint(found: dict[str, Any]) -> str:
-    return "shardyard status" if found.get("code") == "model_not_found" else "shardyard ps"
+def _refusal(found: dict[str, Any]) -> RequestError:
+    reason = str(found.get("code") or "invalid_value")
+    hint = "shardyard status" if reason == "model_not_found" else "shardyard ps"
+    return RequestError(str(found["message"]), hint=hint, reason=reason)
 
 
 def _error_of(response: httpx.Response) -> ShardyardError:

@@ -20,6 +20,7 @@ _BY_CODE: Final = {
     "request": USAGE,
     "placement": BUG,
     "placement.stale": DEGRADED,
+    "placement.infeasible": INFEASIBLE,
     "device": DEGRADED,
     "engine": DEGRADED,
     "control": USAGE,

@@ -45,13 +45,13 @@ def _plain(value: float) -> float:
 
 
 def _node_yaml(node: Node, own: Mapping[str, DeviceClass], written: set[str]) -> dict[str, Any]:
-    every = all(device.emulated for device in node.devices) and bool(node.devices)
+    usual = _usually_emulated(node)
     found: dict[str, Any] = {
         "rack": node.rack,
         "cordoned": node.cordoned,
-        "emulated": every,
+        "emulated": usual,
         "cpu": _cpu_yaml(node),
-        "devices": [_group_yaml(g, own, written, every) for g in _groups(node)],
+        "devices": [_group_yaml(g, own, written, usual) for g in _groups(node)],
         "artifacts": [
             {"model": a.model, "class": a.device_class, "tp": a.tp} for a in node.artifacts
         ],
@@ -61,6 +61,13 @@ def _node_yaml(node: Node, own: Mapping[str, DeviceClass], written: set[str]) ->
     if node.engines is not None:
         said["engines"] = sorted(node.engines)
     return said
+
+
+def _usually_emulated(node: Node) -> bool:
+    """What `emulated` of the node says; it alone decides about the CPU."""
+    domains = [d for d in node.devices if not d.id.rpartition("/")[2].isdecimal()]
+    asked = domains or node.devices
+    return bool(asked) and all(device.emulated for device in asked)
 
 
 def _accelerators(node: Node) -> dict[int, Device]:
@@ -107,7 +114,7 @@ def _kin(device: Device) -> tuple[str, int, bool]:
 
 
 def _group_yaml(
-    group: list[Device], own: Mapping[str, DeviceClass], written: set[str], every: bool
+    group: list[Device], own: Mapping[str, DeviceClass], written: set[str], usual: bool
 ) -> dict[str, Any]:
     first = group[0]
     entry: dict[str, Any] = {"class": first.device_class, "count": len(group)}
@@ -125,8 +132,8 @@ def _group_yaml(
         entry |= _class_yaml(own[first.device_class])
     if known is None or known.memory_bytes != first.memory_bytes:
         entry["memory_gib"] = first.memory_bytes / GIB
-    if first.emulated and not every:
-        entry["emulated"] = True
+    if first.emulated != usual:
+        entry["emulated"] = first.emulated
     return entry
 
 

@@ -142,8 +142,6 @@ def load_lab(path: str | Path) -> Lab:
 
 def _read(text: str, name: str) -> tuple[Inventory, InventoryFile, Document]:
     document = read_yaml(text, name, max_bytes=MAX_BYTES, max_values=MAX_VALUES)
-    if document.data is None:
-        document.data = {}
     file = _share_figures(document.validate(InventoryFile))
     known = catalog()
     classes: dict[str, DeviceClass] = {}
@@ -257,7 +255,7 @@ def _link(index: int, link: _Link, file: InventoryFile, document: Document) -> L
     return Link(
         between=_ends(("links", index, "between"), link.between, file, document),
         bytes_per_s=link.gbit_per_s * GBIT,
-        latency_s=link.latency_us * 1e-6,
+        latency_s=link.latency_us / 1e6,
     )
 
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def spawn(
         start_ticks=row.start_ticks,
         pgid=child.pid,
         role=role,
-        argv0=str(argv[0]),
+        argv0=argv[0],
         run_id=run_id,
     )
     log.info(PROCESS_STARTED, role=role, pid=child.pid, log=str(log_path))
@@ -171,7 +171,7 @@ def _signal_until_gone(family: Family, number: signal.Signals, limit_s: float) -
 
 
 @contextlib.contextmanager
-def _pinned(row: Process) -> Iterator[int | None]:
+def _pinned(row: Process) -> Generator[int | None]:
     """A descriptor that means this very process, whatever happens to its number; None when it has ended."""
     try:
         descriptor = os.pidfd_open(row.pid)

@@ -6,7 +6,6 @@ is asked for.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from actors.names import DEPLOYMENT, GATEWAY_PREFIX
 from actors.ray_replica import ReplicaHost, ReplicaJoin
 from actors.slot import SlotSpec
 
-from .gateway.ray_ingress import GatewayHost, GatewayJoin
+from .gateway.ray_ingress import GatewayHost, GatewayJoin, IngressHost
 from .ray_cluster import with_deadline
 
 HEALTH_PERIOD_S = 1.0
@@ -112,25 +111,30 @@ def start_serve(*, http_port: int | None = None) -> None:
 
 
 def start_gateways(join: GatewayJoin, count: int) -> None:
-    """Starts `count` gateways on the head, all on one port."""
-    targets = []
-    for index in range(count):
-        deployment = serve.deployment(GatewayHost).options(
-            name="gateway",
-            num_replicas=1,
-            ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
-            health_check_period_s=HEALTH_PERIOD_S,
-            health_check_timeout_s=HEALTH_TIMEOUT_S,
-            graceful_shutdown_timeout_s=DRAIN_S,
-            graceful_shutdown_wait_loop_s=0.1,
-            logging_config=LoggingConfig(enable_access_log=False),
-        )
-        name = f"{GATEWAY_PREFIX}{index}"
-        deployment._version = json.dumps([join.host, join.port, index])  # noqa: SLF001
-        targets.append(
-            serve.RunTarget(target=deployment.bind(join), name=name, route_prefix=None)
-        )
-    _run(targets)
+    """Starts the gateways on the head: `count` with servers of their own on one port, or one behind Serve's proxy."""
+    if join.ingress == "serve":
+        _run([_gateway(IngressHost, join, 0, route_prefix="/")])
+    else:
+        _run([_gateway(GatewayHost, join, index, route_prefix=None) for index in range(count)])
+
+
+def _gateway(
+    host: type, join: GatewayJoin, index: int, *, route_prefix: str | None
+) -> serve.RunTarget:
+    deployment = serve.deployment(host).options(
+        name="gateway",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        max_ongoing_requests=10_000,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    deployment._version = f"{join.host}:{join.port}/{index}"  # noqa: SLF001 - as for slots
+    name = f"{GATEWAY_PREFIX}{index}"
+    return serve.RunTarget(target=deployment.bind(join), name=name, route_prefix=route_prefix)
 
 
 def stop_all() -> None:

@@ -24,9 +24,9 @@ class Settings(BaseModel):
 
     Attributes:
         state: folder of the state of clusters that this user started: journal, secrets, process records, logs.
-        host: address that the OpenAI endpoint listens on.
-        port: port of the OpenAI endpoint.
-        gateways: gateway processes that share the port.
+        host: address that the OpenAI endpoint listens on; None = the spec or the default decides.
+        port: port of the OpenAI endpoint; None = likewise.
+        gateways: gateway processes that share the port; None = likewise.
         timeout_s: longest wait for one answer of the controller.
         api_key: sent as bearer token by `shardyard run`.
     """
@@ -34,9 +34,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     state: Path = Field(default_factory=lambda: _state_home() / "shardyard")
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8000
-    gateways: Annotated[int, Field(ge=1, le=64)] = 2
+    host: Annotated[str, Field(min_length=1)] | None = None
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    gateways: Annotated[int, Field(ge=1, le=64)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
     api_key: str = Field(default="", repr=False)
 
@@ -44,13 +44,6 @@ class Settings(BaseModel):
     def control_file(self) -> Path:
         """Address and token of the control API, written by the controller."""
         return self.state / "control.json"
-
-    def or_file(self, **values: Any) -> Settings:
-        """With the values of a file for those settings that neither a flag nor the environment gave."""
-        missing = {
-            k: v for k, v in values.items() if v is not None and k not in self.model_fields_set
-        }
-        return self.model_copy(update=missing)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **flags: Any) -> Settings:

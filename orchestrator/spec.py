@@ -108,8 +108,6 @@ def parse_spec(text: str, name: str) -> Spec:
         SpecError: with file, line, the value and what would be right.
     """
     document = read_yaml(text, name)
-    if document.data is None:
-        document.data = {}
     spec = document.validate(grammar.Spec)
     tenants = {"default", *spec.tenants}
     for model, asked in spec.models.items():

@@ -63,9 +63,9 @@ def _range(value: object) -> object:
     """`replicas: 3` is short for `{min: 3, max: 3}`."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"min": value, "max": value}
-    if isinstance(value, dict | Replicas):
-        return value
-    raise ValueError("should be a number, or {min: 1, max: 4}")
+    if value is None or isinstance(value, str | float | bool):
+        raise ValueError("should be a number, or {min: 1, max: 4}")
+    return value
 
 
 def _weights(value: object) -> object:

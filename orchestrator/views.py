@@ -275,23 +275,25 @@ def _slot_row(slot: Row) -> tuple[object, ...]:
 
 
 def _infeasible_view(document: Row) -> list[RenderableType]:
-    lines: list[RenderableType] = [
-        Text("infeasible: no placement satisfies this spec", style="red")
-    ]
-    lines += [f"  cannot hold together: {item}" for item in document["conflict"]]
-    rejections = document["rejections"]
+    conflict, fixes = document["conflict"], document["fixes"]
+    together = " together" if len(conflict) > 1 else ""
+    says = f"infeasible: {', '.join(conflict) or 'the spec'} cannot be placed{together}"
+    lines: list[RenderableType] = [Text(says, style="red")]
+    # What is said of models outside the conflict did not make it infeasible.
+    rejections = [r for r in document["rejections"] if r["model"] in conflict]
     lines += [f"  {_rejection(r)}" for r in rejections[:_MOST_REJECTIONS]]
     if len(rejections) > _MOST_REJECTIONS:
         counts = Counter(r["constraint"] for r in rejections)
         by_rule = ", ".join(f"{n} by {rule}" for rule, n in counts.most_common())
-        lines.append(f"  in all: {by_rule} (all of them with -o json)")
-    lines += [f"  would help: {fix['says']}" for fix in document["fixes"]]
-    return lines
+        lines.append(f"  in all: {by_rule} (each one with -o json)")
+    return lines + [f"  would help: {fix['says']}" for fix in fixes]
 
 
 def _rejection(rejection: Row) -> str:
-    where = rejection.get("class") or rejection.get("node") or "everywhere"
-    return f"{rejection['model']} on {where}: {rejection['constraint']}: {rejection['reason']}"
+    where = rejection.get("class") or rejection.get("node") or "any device"
+    hint = f" ({rejection['hint']})" if rejection.get("hint") else ""
+    said = f"{rejection['constraint']}: {rejection['reason']}"
+    return f"{rejection['model']} not on {where}: {said}{hint}"
 
 
 def diff_table(changes: Iterable[Row]) -> Table:

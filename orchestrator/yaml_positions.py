@@ -49,13 +49,13 @@ class Document:
 
     Attributes:
         name: of the file, for messages.
-        data: dicts with text keys, lists and scalars.
+        data: dicts with text keys, lists and scalars; an empty file is an empty dict.
         lines: path of keys -> line, counted from 1.
         raw: path of keys -> what the user typed, for scalars.
     """
 
     name: str
-    data: Any = None
+    data: Any = field(default_factory=dict[str, Any])
     lines: dict[KeyPath, int] = field(default_factory=dict)
     raw: dict[KeyPath, str] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from .catalog import classes_of
 from .constraint import Block, Pool
 from .demand import Demand
 from .devices import Device, DeviceClass, Health
-from .ids import ModelId
+from .ids import ModelId, NodeId
 from .inventory import Artifact, Inventory, Node
 from .plan import Rejection
 from .rules import NODE_RULES
@@ -54,18 +54,18 @@ def node_rejections(demands: Iterable[Demand], inventory: Inventory) -> tuple[Re
 
 def health_rejections(demand: Demand, inventory: Inventory) -> tuple[Rejection, ...]:
     """One row per node and class with devices that are not healthy."""
-    counts: dict[tuple[Node, str], int] = defaultdict(int)
+    counts: dict[tuple[NodeId, str], int] = defaultdict(int)
     for node in inventory.nodes:
         for device in node.devices:
             if device.health is not Health.HEALTHY:
-                counts[node, device.device_class] += 1
+                counts[node.id, device.device_class] += 1
     return tuple(
         Rejection(
             model=demand.id,
             constraint="availability",
             device_class=device_class,
-            node=node.id,
-            reason=f"{count} of the {device_class} devices of {node.id} are not healthy",
+            node=node,
+            reason=f"{count} of the {device_class} devices of {node} are not healthy",
             shortage=float(count),
             resolvable=True,
             hint="see what `shardyard devices` says of them",

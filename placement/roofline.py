@@ -7,14 +7,13 @@ all-reduce(S, w) = latency + 2 (w-1)/w S / bandwidth (ring). Knows no nodes: the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .catalog import EngineFacts
 from .demand import Demand
 from .devices import DeviceClass, Dtype
 from .inventory import Inventory
-from .layout import Layout, device_bytes, kv_bytes_per_token, stored_dtype, weights_bytes
+from .layout import Layout, device_bytes, kv_bytes_per_token, weights_bytes
 from .modelspec import ModelFacts
 from .plan import Predicted
 
@@ -82,7 +81,8 @@ def predict(
     weights = weights_bytes(facts, layout.dtype, stored=engine.stored_weights)
     kv_token = kv_bytes_per_token(facts, demand.arithmetic)
     prompt, mean = _expected_tokens(demand)
-    rates = _rates(facts, device_class, engine, layout, device_shares, hop, weights, kv_token * mean)
+    flops = _flops(demand, facts, device_class, layout.dtype)
+    rates = _rates(facts, device_class, layout, device_shares, hop, flops, weights, kv_token * mean)
     fixed, per_sequence = _line(rates, demand.concurrency)
     token_s = fixed + per_sequence * demand.concurrency
     prefill = _prefill_s(rates, prompt)
@@ -115,10 +115,10 @@ def _expected_tokens(demand: Demand) -> tuple[int, float]:
 def _rates(
     facts: ModelFacts,
     device_class: DeviceClass,
-    engine: EngineFacts,
     layout: Layout,
     device_shares: int,
     hop: Hop,
+    flops: float,
     weights: float,
     kv_per_sequence: float,
 ) -> _Rates:
@@ -126,7 +126,6 @@ def _rates(
     bandwidth = device_class.bandwidth_bytes_per_s
     if device_class.bandwidth_cap_bytes_per_s:
         bandwidth = min(bandwidth, device_class.bandwidth_cap_bytes_per_s / device_shares)
-    flops = _flops(dict(device_class.flops), facts, engine, layout.dtype)
     return _Rates(
         facts=facts,
         layout=layout,
@@ -140,14 +139,19 @@ def _rates(
     )
 
 
-def _flops(
-    flops: Mapping[Dtype, float], facts: ModelFacts, engine: EngineFacts, dtype: Dtype
-) -> float:
-    """Rate of the arithmetic: quantised stored weights are expanded, so they run at the rate of floats."""
-    stored = engine.stored_weights and facts.weights_bytes > 0 and dtype == stored_dtype(facts)
-    if stored and (dtype in ("int4", "int8") or dtype not in flops):
-        return flops.get("fp32") or min(flops.values())
-    return flops[dtype]
+def _flops(demand: Demand, facts: ModelFacts, device_class: DeviceClass, dtype: Dtype) -> float:
+    """Rate of the arithmetic, per share, data sheet.
+
+    A dtype that the class does not compute is one of weights kept as stored: their activations are quantised to int8 where
+    that is allowed, else the weights are expanded to floats.
+    """
+    flops = dict(device_class.flops)
+    quantised = dtype in ("int4", "int8") and facts.weights_bytes > 0
+    if demand.arithmetic == "exact":
+        return flops.get("fp32", min(flops.values()))
+    if quantised and "int8" in flops:
+        return flops["int8"]
+    return flops.get(dtype, flops.get("fp32", min(flops.values())))
 
 
 def _smooth_max(a: float, b: float) -> float:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .constraint import Candidate, Row, Scope
-from .demand import App
+from .constraint import Candidate, Pool, Row, Scope
+from .demand import App, Demand
 from .inventory import Inventory
 from .plan import Rejection
-from .constraint import Pool
 from .rules import ROW_RULES
 
 _SLACK = 1e-9
@@ -66,8 +65,38 @@ def _over(amount: float, row: Row) -> bool:
 def _rejection(candidate: Candidate, k: int, row: Row) -> Rejection:
     amount = row.amounts[k]
     return candidate.option.reject(
-        row.name.partition(":")[0],
+        _rule(row),
         f"takes {amount:g} of {row.limit:g} ({row.name})",
         shortage=amount - row.limit,
         resolvable=True,
     )
+
+
+def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[Rejection, ...]:
+    """Rows that the copies which must run break whatever they choose: a proof that no plan exists. At most one row."""
+    for row in table.rows:
+        least = {d.id: d.replicas_min * _least(table, row, d) for d in demands}
+        total = sum(least.values())
+        if total > row.limit * (1 + _SLACK) + _SLACK:
+            return tuple(_overdraft(row, d, total) for d in demands if least[d.id] > 0)
+    return ()
+
+
+def _least(table: Table, row: Row, demand: Demand) -> float:
+    own = (k for k, c in enumerate(table.candidates) if c.model == demand.id)
+    return min((row.amounts.get(k, 0.0) for k in own), default=0.0)
+
+
+def _overdraft(row: Row, demand: Demand, total: float) -> Rejection:
+    return Rejection(
+        model=demand.id,
+        constraint=_rule(row),
+        reason=f"what must run takes at least {total:g} of {row.limit:g} ({row.name})",
+        shortage=total - row.limit,
+        resolvable=True,
+    )
+
+
+def _rule(row: Row) -> str:
+    kind = row.name.partition(":")[0]
+    return "capacity" if kind == "devices" else kind

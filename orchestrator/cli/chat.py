@@ -44,7 +44,7 @@ def run(
     if prompt is None and sys.stdin.isatty():
         _converse(answer)
     else:
-        text = prompt if prompt is not None else click.get_text_stream("stdin").read()
+        text = prompt if prompt is not None else sys.stdin.read()
         answer([{"role": "user", "content": text}])
 
 

@@ -34,28 +34,34 @@ def up(
     host: str | None,
     port: int | None,
     gateways: int | None,
-) -> int | None:
+) -> None:
     """Start a cluster on this machine and serve SPEC. A second `up` is `apply`."""
-    from .. import lifecycle
+    from ..lifecycle import UpRequest
+    from ..lifecycle import up as start
 
-    if spec is None and lab is None:
-        raise click.UsageError("Missing argument 'SPEC' (or option '--lab FILE').", context)
     if join is not None and lab is not None:
         raise click.UsageError("--join and --lab exclude each other.", context)
     settings = settings_of(context, host=host, port=port, gateways=gateways)
-    return lifecycle.up(settings=settings, spec=spec, foreground=foreground, join=join, lab=lab)
+    request = UpRequest(spec=spec, foreground=foreground, join=join, lab=lab)
+    start(request, settings, click.echo)
 
 
 @click.command()
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=30.0, show_default=True
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds in which processes may end by themselves before they are killed.",
 )
 @click.pass_context
-def down(context: click.Context, *, timeout_s: float) -> int | None:
+def down(context: click.Context, *, timeout_s: float) -> None:
     """End exactly what `up` started on this machine."""
-    from .. import lifecycle
+    from ..lifecycle import down as end
 
-    return lifecycle.down(settings=settings_of(context), timeout_s=timeout_s)
+    if not end(settings_of(context), click.echo, term_s=timeout_s):
+        click.echo("nothing is running")
 
 
 @click.group()
@@ -73,7 +79,8 @@ def node() -> None:
     show_default=True,
     help="Port of a new head.",
 )
-@click.option("--name", help="Stable name of the node [default: from the machine].")
+@click.option("--name", default="", help="Stable name of the node [default: from the machine].")
+@click.option("--host", default="", help="Address of this machine that the other nodes reach.")
 @click.option("--rack", default="", help="Rack of the node, for spread and link speeds.")
 @click.option("--block", is_flag=True, help="Stay here; Ctrl-C makes the node leave.")
 @click.option(
@@ -89,32 +96,34 @@ def node_start(
     head: bool,
     address: str | None,
     port: int,
-    name: str | None,
+    name: str,
+    host: str,
     rack: str,
     block: bool,
     emulate: Path | None,
-) -> int | None:
+) -> None:
     """Make this machine a node: --head begins a cluster, --address joins one."""
-    from .. import lifecycle
+    from ..node_lifecycle import NodeRequest
+    from ..node_lifecycle import node_start as start
 
     if head == (address is not None):
         raise click.UsageError("Give either --head or --address.", context)
-    return lifecycle.node_start(
-        settings=settings_of(context),
-        head=head,
+    request = NodeRequest(
         address=address,
         port=port,
         name=name,
+        host=host,
         rack=rack,
-        block=block,
         emulate=emulate,
+        block=block,
     )
+    start(request, settings_of(context), click.echo)
 
 
 @node.command("stop")
 @click.pass_context
-def node_stop(context: click.Context) -> int | None:
+def node_stop(context: click.Context) -> None:
     """End what `node start` started on this machine."""
-    from .. import lifecycle
+    from ..node_lifecycle import node_stop as stop
 
-    return lifecycle.node_stop(settings=settings_of(context))
+    stop(settings_of(context), click.echo)

@@ -25,11 +25,15 @@ _WATCH_S = 1.0
 @output_option("table", "json", "yaml")
 @click.pass_context
 def devices(context: click.Context, *, inventory: str | None, output: str) -> None:
-    """List the devices of all nodes. -o yaml writes an inventory for `plan --inventory`."""
+    """List the devices of all nodes.
+
+    -o yaml writes an inventory that `plan --inventory` reads.
+    """
+    problems: list[dict[str, str]] = []
     if inventory is not None:
         from ..inventory_file import load_inventory
 
-        found, problems = load_inventory(inventory), []
+        found = load_inventory(inventory)
     else:
         with client_of(context) as client:
             found, problems = client.inventory()
@@ -58,7 +62,10 @@ def _show_devices(found: Inventory, problems: list[dict[str, str]], output: str)
 @output_option("table", "json")
 @click.pass_context
 def ps(context: click.Context, *, watch: bool, output: str) -> None:
-    """List the replicas: where they run, how far they have loaded, and what is wrong."""
+    """List the replicas.
+
+    Where they run, how far they have loaded, and what is wrong with them.
+    """
     with client_of(context) as client:
         if watch and output == "table":
             _watch(client)
@@ -85,7 +92,10 @@ def _watch(client: Client) -> None:
 @output_option("table", "json")
 @click.pass_context
 def status(context: click.Context, *, output: str) -> int:
-    """Show the cluster at a glance. Exit code 5 when it is degraded, 3 when the spec does not fit any more."""
+    """Show the cluster at a glance.
+
+    Exit code 5 when it is degraded, 3 when the spec does not fit any more.
+    """
     from .. import views
 
     with client_of(context) as client:
@@ -104,6 +114,9 @@ def status(context: click.Context, *, output: str) -> int:
 @click.option("-n", "--lines", type=click.IntRange(1, 10_000), default=200, show_default=True)
 @click.pass_context
 def logs(context: click.Context, name: str, *, lines: int) -> None:
-    """Print the end of the log of NAME: a replica as in `ps`, a node, `gateway` or `controller`."""
+    """Print the end of the log of NAME.
+
+    NAME is a replica as in `ps`, a node, `gateway` or `controller`.
+    """
     with client_of(context) as client:
         click.echo(client.logs(name, lines).rstrip("\n"))

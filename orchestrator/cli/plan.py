@@ -36,28 +36,28 @@ def plan(
 ) -> int:
     """Show where SPEC would be placed, without changing anything. SPEC - is standard input."""
     if inventory is not None:
-        answer, sentences = _plan_offline(spec, inventory, seed)
+        answer, said = _plan_offline(spec, inventory, seed)
     else:
-        answer, sentences = _plan_on_cluster(context, spec)
+        answer, said = _plan_on_cluster(context, spec)
     document = answer["document"]
     if output == "json":
-        print_json({**document, "explanation": sentences} if explained else document)
+        print_json({**document, "explanation": said} if explained else document)
     else:
         _show_answer(answer)
         if explained:
-            show("", *sentences)
+            show("", *said)
     return exit_codes.OK if document["feasible"] else exit_codes.INFEASIBLE
 
 
 def _plan_offline(spec: str, inventory: str, seed: int) -> tuple[dict[str, Any], list[str]]:
     from placement.codec import plan_document
-    from placement.explain import explain
 
+    from ..explaining import sentences
     from ..offline import plan_files
 
     planned = plan_files(spec, inventory, seed=seed)
     document = plan_document(planned.outcome, cpu_s=planned.cpu_s)
-    return {"document": document, "diff": []}, list(explain(planned.outcome, "").sentences)
+    return {"document": document, "diff": []}, sentences(planned.outcome)
 
 
 def _plan_on_cluster(context: click.Context, spec: str) -> tuple[dict[str, Any], list[str]]:
@@ -115,11 +115,12 @@ def _carry_out(
     if not answer["document"]["feasible"]:
         return exit_codes.INFEASIBLE
     if wait:
-        _follow(client, timeout_s, quiet=output == "json")
+        slots = [slot["slot"] for slot in answer["document"]["slots"]]
+        _follow(client, slots, timeout_s, quiet=output == "json")
     return exit_codes.OK
 
 
-def _follow(client: Client, timeout_s: float, *, quiet: bool) -> None:
+def _follow(client: Client, slots: list[str], timeout_s: float, *, quiet: bool) -> None:
     from rich.live import Live
 
     from .. import views
@@ -127,11 +128,11 @@ def _follow(client: Client, timeout_s: float, *, quiet: bool) -> None:
 
     out = console()
     if quiet or not out.is_terminal:
-        for _ in until_ready(client.replicas, timeout_s):
+        for _ in until_ready(client.replicas, timeout_s, slots=slots):
             pass
         return
     with Live(console=out, refresh_per_second=4) as live:
-        for rows in until_ready(client.replicas, timeout_s):
+        for rows in until_ready(client.replicas, timeout_s, slots=slots):
             live.update(views.replicas_table(rows))
 
 
@@ -156,22 +157,24 @@ def _show_answer(answer: dict[str, Any]) -> None:
 def explain(
     context: click.Context, about: str, *, inventory: tuple[str, str] | None, output: str
 ) -> int:
-    """Say why each replica is where it is, and why every other way lost."""
+    """Say why each replica is where it is.
+
+    And why every other way lost: named rule, both figures, nearest miss.
+    """
     if inventory is not None:
-        sentences = _explain_offline(about, *inventory)
+        said = _explain_offline(about, *inventory)
     else:
         with client_of(context) as client:
-            sentences = client.explain(about)
+            said = client.explain(about)
     if output == "json":
-        print_json({"about": about, "sentences": sentences})
+        print_json({"about": about, "sentences": said})
     else:
-        show(*sentences)
+        show(*said)
     return exit_codes.OK
 
 
 def _explain_offline(about: str, inventory: str, spec: str) -> list[str]:
-    from placement.explain import explain as explain_outcome
-
+    from ..explaining import sentences
     from ..offline import plan_files
 
-    return list(explain_outcome(plan_files(spec, inventory).outcome, about).sentences)
+    return sentences(plan_files(spec, inventory).outcome, about)

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -43,6 +44,9 @@ class Program(click.Group):
         try:
             outcome = super().main([a for a in argv if a != _DEBUG], *more, **extra)
             sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(exit_codes.USAGE)
         except click.Abort:
             click.echo("interrupted", err=True)
             sys.exit(exit_codes.INTERRUPTED)
@@ -57,10 +61,9 @@ class Program(click.Group):
 
 def _asks_json(argv: Sequence[str]) -> bool:
     """From the words themselves, so that an error of usage is JSON too."""
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
-    return any(
-        word in ("-ojson", "--output=json") or (word in ("-o", "--output") and value == "json")
-        for word, value in pairs
+    joined = any(word in ("-ojson", "--output=json") for word in argv)
+    return joined or any(
+        word in ("-o", "--output") and value == "json" for word, value in pairwise(argv)
     )
 
 
@@ -82,8 +85,6 @@ def _describe(error: Exception) -> dict[str, Any]:
 
     if isinstance(error, ShardyardError):
         return error.as_dict()
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return {"code": "spec.usage", "message": "a command is missing", "hint": error.message}
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "shardyard"
@@ -94,7 +95,7 @@ def _describe(error: Exception) -> dict[str, Any]:
     return {"code": "internal", "message": says, "hint": hint}
 
 
-def print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+def print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     """Prints the version and ends."""
     if not value or context.resilient_parsing:
         return

@@ -14,7 +14,10 @@ from .program import output_option, print_json, settings_of, show
 @output_option("table", "json")
 @click.pass_context
 def doctor(context: click.Context, *, output: str) -> int:
-    """Check this machine and installation; each finding names the next command."""
+    """Check this machine and installation.
+
+    Each finding names the next command. Exit code 5 when a check failed.
+    """
     from ..doctor import examine
 
     checks = [asdict(check) for check in examine(settings_of(context))]
@@ -31,7 +34,10 @@ def doctor(context: click.Context, *, output: str) -> int:
 @click.command()
 @click.argument("kind", type=click.Choice(["app", "inventory", "plan"]))
 def schema(kind: str) -> None:
-    """Print the JSON Schema of a file: a spec, an inventory, or what `plan -o json` prints."""
+    """Print the JSON Schema of a file.
+
+    app: a spec. inventory: an inventory or lab. plan: what `plan -o json` prints.
+    """
     from ..schema import json_schema
 
     print_json(json_schema(kind))
@@ -41,7 +47,10 @@ def schema(kind: str) -> None:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script of SHELL, e.g. for: eval "$(shardyard completion bash)"."""
+    """Print the completion script of SHELL.
+
+    For bash, in ~/.bashrc: eval "$(shardyard completion bash)".
+    """
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

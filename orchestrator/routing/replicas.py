@@ -3,43 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-ReplicaState = Literal["loading", "ready", "draining", "failed"]
+from actors.registry import ReplicaEntry, ReplicaState
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaEntry:
-    """One row of the controller's registry.
-
-    Attributes:
-        slot: planned replica, e.g. `smollm2/r0`.
-        incarnation: Serve's replica tag, new for every process.
-        model: name that clients use.
-        concurrency: sequences it decodes at once; `queue` more may wait in it.
-        state: only `ready` replicas get new requests.
-        load_ratio: done fraction of loading, 1 when ready.
-        emulated: declared devices, emulated engine.
-        window: longest sequence in tokens.
-        pid: of the Serve replica's process, whose process group holds its engine.
-    """
-
-    slot: str
-    incarnation: str
-    model: str
-    engine: str
-    device_class: str
-    node: str
-    host: str
-    port: int
-    pid: int
-    concurrency: int
-    queue: int
-    window: int
-    state: ReplicaState = "loading"
-    load_ratio: float = 0.0
-    emulated: bool = False
-    detail: str = ""
+__all__ = ["ModelEntry", "RegistryTable", "ReplicaEntry", "ReplicaState"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,3 +64,15 @@ def in_memory(vendor: str, name: str) -> FakeHost:
     folders = [root / part for part in ("proc", "sys", "etc")]
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
     return FakeHost({f"/{file.relative_to(root).as_posix()}": file.read_text() for file in files})
+
+
+def gone(pid: int, limit_s: float = 5.0) -> bool:
+    """Waits for a process to end; True once it has, also when it still waits to be collected."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], limit_s)[0])
+    finally:
+        os.close(descriptor)

@@ -93,6 +93,14 @@ def test_arm_without_numa_is_one_generic_device():
             },
             {"n/cpu0": 3},
         ),
+        (
+            {
+                "/proc/self/cgroup": "0::/pod/box\n",
+                "/sys/fs/cgroup/pod/cpu.max": "400000 100000\n",
+                "/sys/fs/cgroup/pod/box/cpu.max": "900000 100000\n",
+            },
+            {"n/cpu0": 4},
+        ),
         ({"/proc/self/status": "Cpus_allowed_list:\t16-17,48\n"}, {"n/cpu1": 2}),
         ({"/proc/self/status": "Cpus_allowed_list:\t0,32\n"}, {"n/cpu0": 1}),
         ({"/proc/self/status": None}, {"n/cpu0": 16, "n/cpu1": 16}),
@@ -142,6 +150,21 @@ def test_unknown_memory_gives_facts_but_no_device(meminfo):
     assert outcome.cpu is not None
     assert outcome.cpu.memory_bytes is None
     assert "memory" in outcome.broken[0].reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "device_class"),
+    [
+        ("sse2 avx", "CPU"),
+        ("sse2 avx avx2 avx_vnni", "CPU_AVX2"),
+        ("avx2 avx512f", "CPU_AVX512"),
+        ("avx2 avx512f amx_tile amx_bf16", "CPU_AMX"),
+    ],
+)
+def test_the_class_follows_the_instruction_set(flags, device_class):
+    cpuinfo = f"processor\t: 0\nflags\t\t: {flags}\n"
+    host = FakeHost({"/proc/cpuinfo": cpuinfo, "/proc/meminfo": "MemTotal: 1048576 kB\n"})
+    assert [d.device_class for d in found(host).devices] == [device_class]
 
 
 def test_a_machine_that_tells_nothing_is_broken_with_a_hint():

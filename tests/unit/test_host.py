@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.hosts import FakeHost
+from support.hosts import FakeHost, gone
 
 from actors.host import OUTPUT_CAP_BYTES, READ_CAP_BYTES, RealHost, RecordedHost, command_name
 from actors.machine import machine_id, node_name
@@ -74,7 +74,7 @@ def test_a_hanging_tool_ends_with_its_children_at_the_deadline(tools, tmp_path):
     completed = host.run(["hang"], 0.5)
     assert completed is not None
     assert (completed.ended, completed.out) == ("timeout", "first\n")
-    assert not _runs(int(pid_file.read_text()))
+    assert gone(int(pid_file.read_text()))
 
 
 def test_a_child_that_holds_the_output_open_does_not_delay_the_answer(tools, tmp_path):
@@ -83,7 +83,7 @@ def test_a_child_that_holds_the_output_open_does_not_delay_the_answer(tools, tmp
     completed = host.run(["fork"], 30.0)
     assert completed is not None
     assert (completed.ended, completed.rc, completed.out) == ("exit", 0, "done\n")
-    assert not _runs(int(pid_file.read_text()))
+    assert gone(int(pid_file.read_text()))
 
 
 def test_endless_output_is_cut(tools):
@@ -138,11 +138,3 @@ def test_a_node_has_its_explicit_name_or_a_clear_refusal():
 
 def test_no_machine_id_is_none():
     assert machine_id(FakeHost()) is None
-
-
-def _runs(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return text.rpartition(")")[2].split()[0] not in "ZX"

@@ -1,0 +1,241 @@
+"""One request inside a replica: from its OPEN to its last frame.
+
+Decides window, clamping, stop strings and usage. It must not know connections: answers go to a `Sink`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, cast
+
+import structlog
+
+from placement.modelspec import ModelFacts
+
+from .admission import Admission
+from .engine import Chunk, Engine, EngineRequest, Sampling
+from .errors import EngineCrashed, EngineError, Refused
+from .text import StopScanner
+from .wire import Answer, End, Failure, First, Open, Reject, Tokens
+
+log = structlog.get_logger()
+
+LONG_PROMPT = 4096
+"""Characters above which a prompt is tokenised in a thread, so that running streams keep their pace."""
+
+_SEED_MASK = 2**63 - 1
+
+
+class Sink(Protocol):
+    """Where the answers to one request go; never blocks."""
+
+    def deliver(self, answer: Answer) -> None:
+        """Takes the next answer."""
+        ...
+
+
+class Detokenizer(Protocol):
+    """Turns ids into text piece by piece; never emits half a character."""
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The text that these ids make certain."""
+        ...
+
+    def finish(self) -> str:
+        """What was held back."""
+        ...
+
+
+class Text(Protocol):
+    """The text side of a model: chat template, tokenizer and their facts."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a text."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
+    def window(self) -> int:
+        """Longest sequence in tokens that the model was trained for."""
+        ...
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Figures of the model."""
+        ...
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        """The prompt of a chat; raises `Refused` for messages that the template cannot take."""
+        ...
+
+    def prompt_ids(self, text: str) -> Sequence[int]:
+        """The ids of a plain prompt."""
+        ...
+
+    def detokenizer(self) -> Detokenizer:
+        """A fresh one for one stream."""
+        ...
+
+    def word_ids(self) -> Sequence[int]:
+        """Ids that decode to plain words."""
+        ...
+
+
+class Generation:
+    """Answers one request; `run` delivers exactly one last answer unless it is cancelled.
+
+    Args:
+        on_death: called when the engine turns out to be dead.
+    """
+
+    def __init__(
+        self,
+        request: Open,
+        sink: Sink,
+        *,
+        engine: Engine,
+        text: Text,
+        window: int,
+        admission: Admission,
+        on_death: Callable[[str], None],
+    ) -> None:
+        self._request = request
+        self._sink = sink
+        self._engine = engine
+        self._text = text
+        self._window = window
+        self._admission = admission
+        self._on_death = on_death
+
+    async def run(self) -> Answer:
+        """Answers; returns the last answer, for counting."""
+        try:
+            async with asyncio.timeout(self._request.deadline_s):
+                last = await self._answer()
+        except Refused as refused:
+            last = Reject(refused.reason, refused.message, refused.param, refused.retry_after_s)
+        except TimeoutError:
+            last = _late(self._request.deadline_s)
+        except EngineCrashed as error:
+            log.warning("engine.crashed", request=self._request.id, error=error.message)
+            self._on_death(error.message)
+            last = Failure("engine_crashed", "the engine of this replica ended", True)
+        except EngineError as error:
+            log.warning("generation.failed", request=self._request.id, error=error.message)
+            last = Failure("engine_error", "the engine could not answer this request")
+        except Exception:
+            log.exception("generation.broken", request=self._request.id)
+            last = Failure("internal_error", "the replica could not answer this request")
+        self._sink.deliver(last)
+        return last
+
+    async def _answer(self) -> Answer:
+        ticket = self._admission.reserve()
+        try:
+            prompt = await self._prompt_ids()
+            sampling = self._sampling(len(prompt))
+            self._sink.deliver(First(prompt, sampling.max_tokens, sampling.seed))
+            await ticket.turn()
+            return await self._generate(prompt, sampling)
+        finally:
+            ticket.leave()
+
+    async def _prompt_ids(self) -> tuple[int, ...]:
+        prompt = self._request.prompt
+        if isinstance(prompt, list):
+            return self._checked(prompt)
+        if len(prompt or "") > LONG_PROMPT or _length(self._request.messages) > LONG_PROMPT:
+            return await asyncio.to_thread(self._tokenise)
+        return self._tokenise()
+
+    def _tokenise(self) -> tuple[int, ...]:
+        if self._request.messages is not None:
+            return tuple(self._text.chat_ids(self._request.messages))
+        return tuple(self._text.prompt_ids(cast("str", self._request.prompt)))
+
+    def _checked(self, ids: list[int]) -> tuple[int, ...]:
+        vocabulary = self._text.vocabulary
+        for token in ids:
+            if not 0 <= token < vocabulary:
+                raise Refused(
+                    f"token id {token} is not in the vocabulary of {vocabulary}", param="prompt"
+                )
+        return tuple(ids)
+
+    def _sampling(self, prompt_tokens: int) -> Sampling:
+        request = self._request
+        param = "messages" if request.kind == "chat" else "prompt"
+        if prompt_tokens == 0:
+            raise Refused("the prompt is empty", param=param)
+        room = self._window - prompt_tokens
+        if room < 1:
+            raise Refused(
+                f"the model's window is {self._window} tokens, the prompt has {prompt_tokens}; "
+                "shorten the prompt",
+                reason="context_length_exceeded",
+                param=param,
+            )
+        seed = secrets.randbits(31) if request.seed is None else request.seed & _SEED_MASK
+        return Sampling(
+            max_tokens=min(request.max_tokens or room, room),
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=seed,
+            ignore_eos=request.ignore_eos,
+        )
+
+    async def _generate(self, prompt: tuple[int, ...], sampling: Sampling) -> Answer:
+        sequence = EngineRequest(id=self._request.id, prompt_ids=prompt, sampling=sampling)
+        chunks = cast("AsyncGenerator[Chunk, None]", self._engine.generate(sequence))
+        transcript = Transcript(self._text.detokenizer(), self._request.stop)
+        deliver = self._sink.deliver
+        count = 0
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                count += len(chunk.ids)
+                piece, stopped = transcript.push(chunk)
+                deliver(Tokens(chunk.ids, piece))
+                if stopped:
+                    return End("stop", len(prompt), count)
+                if chunk.finish == "abort":
+                    return Failure("aborted", "the engine gave the request up", True)
+                if chunk.finish is not None:
+                    return End(chunk.finish, len(prompt), count)
+        raise EngineError("the engine ended a sequence without a reason")
+
+
+class Transcript:
+    """The visible text of one stream: detokenised, cut at the first stop string."""
+
+    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
+        self._detokenizer = detokenizer
+        self._scanner = StopScanner(stops) if stops else None
+
+    def push(self, chunk: Chunk) -> tuple[str, bool]:
+        """The text that a chunk adds, all of the rest with the last chunk, and whether a stop string was met."""
+        piece = self._detokenizer.push(chunk.ids)
+        last = chunk.finish is not None
+        if last:
+            piece += self._detokenizer.finish()
+        if self._scanner is None:
+            return piece, False
+        piece, stopped = self._scanner.push(piece)
+        if last and not stopped:
+            piece += self._scanner.finish()
+        return piece, stopped
+
+
+def _length(messages: list[dict[str, Any]] | None) -> int:
+    return sum(len(str(message.get("content", ""))) for message in messages or ())
+
+
+def _late(deadline_s: float) -> Failure:
+    return Failure("deadline_exceeded", f"the answer was not complete after {deadline_s:.0f} s")

@@ -1,0 +1,308 @@
+"""An engine in a child process: the parent's side.
+
+Decides the life of that process and who gets which ids. The process stays in the group of its parent, dies with it,
+and its end fails every running sequence at once. It must not know which engine it hosts, nor Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
+
+from .engine import Chunk, EngineConfig, EngineRequest, EngineStats, FinishReason
+from .errors import EngineCrashed, EngineError, LoadFailed
+from .worker_frames import (
+    FrameReader,
+    Kind,
+    abort_frame,
+    add_frame,
+    frame,
+    load_frame,
+    progressed,
+    stepped,
+    trouble,
+)
+
+log = structlog.get_logger()
+
+WORKER_STARTED = "worker.started"
+WORKER_ENDED = "worker.ended"
+
+LOAD_DEADLINE_S = 900.0
+CLOSE_DEADLINE_S = 2.0
+TERMINATE_DEADLINE_S = 1.0
+KEPT_LINES = 100
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+class WorkerEngine:
+    """See `Engine`. One object hosts one process once; it is not started again after it ended.
+
+    Args:
+        name: the engine's name.
+        target: what the process hosts, a `Stepper` as `module:class`.
+    """
+
+    def __init__(self, name: str, target: str, *, load_deadline_s: float = LOAD_DEADLINE_S) -> None:
+        self.name = name
+        self._target = target
+        self._load_deadline_s = load_deadline_s
+        self._process: _Process | None = None
+        self._link: _Link | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, once there is one."""
+        return self._process.pid if self._process else None
+
+    async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
+        """See `Engine`."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = _Process(self._target, theirs)
+        log.info(WORKER_STARTED, engine=self.name, pid=self._process.pid)
+        self._link = _Link(self.name, self._process, progress)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
+        try:
+            async with asyncio.timeout(self._load_deadline_s):
+                await self._link.load(config)
+        except TimeoutError:
+            await self.close()
+            raise LoadFailed(
+                f"engine {self.name} did not load within {self._load_deadline_s:g} s",
+                hint="look at the node's load and disk, then apply again",
+            ) from None
+        except BaseException:
+            await self.close()
+            raise
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        """See `Engine`. Waits as long as the process lives: deadlines are the caller's."""
+        link = self._link
+        if link is None:
+            raise EngineError(f"engine {self.name} is not loaded")
+        number, sequence = link.open(request)
+        try:
+            while True:
+                chunk = await sequence.next()
+                yield chunk
+                if chunk.finish is not None:
+                    return
+        finally:
+            link.forget(number, sequence)
+
+    async def stats(self) -> EngineStats:
+        """The load as of the last step."""
+        return self._link.stats if self._link else EngineStats()
+
+    def alive(self) -> bool:
+        """See `Engine`."""
+        return self._link is not None and self._link.loaded and not self._link.lost
+
+    async def close(self) -> None:
+        """Asks the process to end, then makes it."""
+        if self._link is not None:
+            self._link.close()
+        if self._process is not None and await self._process.end():
+            log.info(WORKER_ENDED, engine=self.name, pid=self._process.pid)
+
+
+class _Process:
+    """The child process, and a thread that keeps its last words and reaps it."""
+
+    def __init__(self, target: str, theirs: socket.socket) -> None:
+        descriptor = theirs.fileno()
+        # `-P` keeps a user's folder called `actors/` in the working directory from standing in for ours.
+        self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", "actors.worker_main", str(descriptor), target, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(descriptor,),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])},
+        )
+        self.pid = self._popen.pid
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._reaper = threading.Thread(target=self._listen, daemon=True, name=f"worker-{self.pid}")
+        self._reaper.start()
+
+    def _listen(self) -> None:
+        stream = self._popen.stderr
+        assert stream is not None
+        with stream:
+            while line := stream.readline(4096):
+                self._lines.append(line.decode(errors="replace").rstrip())
+        self._popen.wait()
+
+    def last_words(self) -> str:
+        """How it ended and what it printed last, as the end of a sentence."""
+        code = self._popen.returncode
+        how = "" if code is None else f" with {f'signal {-code}' if code < 0 else f'status {code}'}"
+        return how + (f": {self._lines[-1][:500]}" if self._lines else "")
+
+    def printed(self) -> list[str]:
+        """The last lines of its standard error."""
+        return list(self._lines)
+
+    async def end(self) -> bool:
+        """Waits for the end, harder each time; False when it had ended before."""
+        if not self._reaper.is_alive():
+            return False
+        try:
+            if not await self._ended(CLOSE_DEADLINE_S):
+                self._popen.terminate()
+                await self._ended(TERMINATE_DEADLINE_S)
+        finally:  # also when the wait itself is cancelled
+            self._popen.kill()
+        await self._ended(CLOSE_DEADLINE_S)
+        return True
+
+    async def _ended(self, deadline_s: float) -> bool:
+        await asyncio.to_thread(self._reaper.join, deadline_s)
+        return not self._reaper.is_alive()
+
+
+class _Sequence:
+    """What arrived for one request and was not taken yet; bounded by the window."""
+
+    __slots__ = ("_error", "_finish", "_ids", "_waiter")
+
+    def __init__(self) -> None:
+        self._ids: tuple[int, ...] = ()
+        self._finish: FinishReason | None = None
+        self._error: EngineError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._finish is not None or self._error is not None
+
+    def put(self, ids: tuple[int, ...], finish: FinishReason | None) -> None:
+        self._ids = self._ids + ids if self._ids else ids
+        self._finish = finish
+        self._wake()
+
+    def fail(self, error: EngineError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> Chunk:
+        """What is there, or the next that arrives. Ids that arrived before a failure come first."""
+        while not self._ids and not self.ended:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None and not self._ids:
+            raise self._error
+        chunk = Chunk(self._ids, self._finish)
+        self._ids = ()
+        return chunk
+
+
+class _Link(asyncio.Protocol):
+    """The parent's end of the socket."""
+
+    def __init__(
+        self, engine: str, process: _Process, progress: Callable[[float], None]
+    ) -> None:
+        self._engine = engine
+        self._process = process
+        self._progress = progress
+        self._reader = FrameReader()
+        self._sequences: dict[int, _Sequence] = {}
+        self._last = 0
+        self._loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.WriteTransport | None = None
+        self.stats = EngineStats()
+        self.loaded = False
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for kind, payload in self._reader.feed(data):
+            self._receive(kind, payload)
+
+    def _receive(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.STEP:
+            rows, self.stats = stepped(payload)
+            for row in rows:
+                sequence = self._sequences.get(row.sequence)
+                if sequence is not None:
+                    sequence.put(row.ids, row.finish)
+        elif kind == Kind.FAILED:
+            number, message, hint = trouble(payload)
+            if number in self._sequences:
+                self._sequences[number].fail(EngineError(message, hint=hint))
+        elif kind == Kind.PROGRESS:
+            self._progress(progressed(payload))
+        elif not self._loading.done():
+            self._finish_load(kind, payload)
+
+    def _finish_load(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.LOADED:
+            self.loaded = True
+            self._loading.set_result(None)
+        elif kind == Kind.LOAD_FAILED:
+            _, message, hint = trouble(payload)
+            self._loading.set_exception(
+                LoadFailed(f"engine {self._engine}: {message}", hint=hint)
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        words = self._process.last_words()
+        if not self._loading.done():
+            self._loading.set_exception(
+                LoadFailed(f"the process of engine {self._engine} ended while it loaded{words}")
+            )
+        if self._sequences:
+            log.error("worker.lost", engine=self._engine, printed=self._process.printed()[-20:])
+        for sequence in self._sequences.values():
+            sequence.fail(self._crashed())
+
+    def _crashed(self) -> EngineCrashed:
+        return EngineCrashed(
+            f"engine {self._engine} (process {self._process.pid}) ended{self._process.last_words()}",
+            hint="the replica is started again by itself",
+        )
+
+    async def load(self, config: EngineConfig) -> None:
+        self._write(load_frame(config))
+        await self._loading
+
+    def open(self, request: EngineRequest) -> tuple[int, _Sequence]:
+        if self.lost:
+            raise self._crashed()
+        self._last = self._last % 0xFFFF_FFFF + 1
+        sequence = self._sequences[self._last] = _Sequence()
+        self._write(add_frame(self._last, request.prompt_ids, request.sampling))
+        return self._last, sequence
+
+    def forget(self, number: int, sequence: _Sequence) -> None:
+        del self._sequences[number]
+        if not sequence.ended:
+            self._write(abort_frame(number))
+
+    def close(self) -> None:
+        self._write(frame(Kind.CLOSE))
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)

@@ -1,0 +1,143 @@
+"""The process that hosts one native engine: `python -m actors.worker_main FD MODULE:CLASS`.
+
+Decides the order of commands and steps, all on one thread. It dies with its parent, and it must not know Ray,
+requests or text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+from .errors import EngineError, LoadFailed
+from .stepper import Row, Stepper
+from .worker_frames import (
+    FrameReader,
+    Kind,
+    aborted,
+    added,
+    config_of,
+    frame,
+    progress_frame,
+    step_frame,
+    trouble_frame,
+)
+
+_PR_SET_PDEATHSIG = 1
+_CHUNK_BYTES = 1 << 18
+
+
+class Worker:
+    """Serves one parent over one socket until it is told to close or the parent is gone."""
+
+    def __init__(self, link: socket.socket, stepper: Stepper) -> None:
+        self._link = link
+        self._stepper = stepper
+        self._reader = FrameReader()
+
+    def run(self) -> None:
+        """Loads, then serves."""
+        with contextlib.suppress(_Closed):
+            self._load()
+            while True:
+                self._turn()
+
+    def _load(self) -> None:
+        kind, payload = next(iter(self._commands(wait=True)))
+        if kind != Kind.LOAD:
+            raise _Closed
+        try:
+            self._stepper.load(config_of(payload), lambda f: self._send(progress_frame(f)))
+        except LoadFailed as error:
+            self._send(trouble_frame(Kind.LOAD_FAILED, error.message, error.hint))
+            raise _Closed from None
+        except Exception as error:  # noqa: BLE001 - whatever a native library raises; the parent logs it
+            self._send(trouble_frame(Kind.LOAD_FAILED, _first_line(error)))
+            raise _Closed from None
+        self._send(frame(Kind.LOADED))
+
+    def _turn(self) -> None:
+        """One round: what the parent wants, one step, one answer."""
+        for kind, payload in self._commands(wait=not self._stepper.busy()):
+            self._obey(kind, payload)
+        rows = self._stepper.step() if self._stepper.busy() else []
+        for row in rows:
+            if row.error:
+                self._fail(row)
+        good = [row for row in rows if not row.error]
+        self._send(step_frame(good, self._stepper.stats()))
+
+    def _obey(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.ADD:
+            sequence, prompt_ids, sampling = added(payload)
+            try:
+                self._stepper.add(sequence, prompt_ids, sampling)
+            except EngineError as error:
+                self._fail(Row(sequence, (), error=error.message))
+        elif kind == Kind.ABORT:
+            self._stepper.abort(aborted(payload))
+        elif kind == Kind.CLOSE:
+            raise _Closed
+
+    def _fail(self, row: Row) -> None:
+        self._send(trouble_frame(Kind.FAILED, row.error, sequence=row.sequence))
+
+    def _commands(self, *, wait: bool) -> Iterator[tuple[int, bytes]]:
+        """What has arrived; with `wait` at least one command."""
+        found: list[tuple[int, bytes]] = []
+        while not found:
+            try:
+                data = self._link.recv(_CHUNK_BYTES, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if not data:
+                raise _Closed
+            found += self._reader.feed(data)
+        return iter(found)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._link.sendall(data)
+        except OSError:
+            raise _Closed from None
+
+
+class _Closed(Exception):
+    """The parent wants no more, or is gone."""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:500]}"
+
+
+def _die_with_parent(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before the request was in place
+        os._exit(1)
+
+
+def _stepper(target: str) -> Stepper:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)()
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point: descriptor of the socket, what to host, process id of the parent."""
+    descriptor, target, parent = arguments
+    _die_with_parent(int(parent))
+    # Ctrl-C reaches the whole process group; the parent decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)  # native libraries print; only frames and errors are of interest
+    with socket.socket(fileno=int(descriptor)) as link:
+        Worker(link, _stepper(target)).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,181 @@
+"""Which replica answers a request: filter, score, pick. Pure, and explains itself.
+
+It must not know connections: what a gateway has observed of a replica comes in as its `ReplicaLoad`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .replicas import ModelEntry, RegistryTable, ReplicaEntry
+
+ReplicaKey = tuple[str, str]
+"""Slot and incarnation: a restarted replica is another one."""
+
+LOADING_RETRY_S = 5.0
+UNHEALTHY_RETRY_S = 2.0
+FULL_RETRY_S = 1.0
+
+
+class ReplicaLoad(Protocol):
+    """What this gateway observes of a replica."""
+
+    @property
+    def state(self) -> str:
+        """As the replica last said; `down` while there is no connection."""
+        ...
+
+    @property
+    def outstanding(self) -> int:
+        """Requests in the replica, of all gateways as far as known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picked:
+    """The replica that shall answer; `why` gives its score and among how many it won."""
+
+    replica: ReplicaEntry
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """No replica can answer now.
+
+    Attributes:
+        reason: the client-facing code.
+        considered: every replica of the model with what speaks against it.
+    """
+
+    reason: str
+    message: str
+    param: str | None = None
+    retry_after_s: float | None = None
+    considered: tuple[tuple[str, str], ...] = ()
+
+
+def key_of(replica: ReplicaEntry) -> ReplicaKey:
+    """The key under which loads are kept."""
+    return replica.slot, replica.incarnation
+
+
+def pick(
+    table: RegistryTable,
+    model: str,
+    loads: Mapping[ReplicaKey, ReplicaLoad],
+    *,
+    exclude: Collection[ReplicaKey] = (),
+    turn: int = 0,
+) -> Picked | Refusal:
+    """The least loaded ready replica of a model; equals take turns.
+
+    Args:
+        exclude: replicas that this request was already tried on.
+        turn: a number that grows by one per request.
+    """
+    best: list[ReplicaEntry] = []
+    best_score = float("inf")
+    for replica in table.replicas:
+        if replica.model != model or _against(replica, loads, exclude):
+            continue
+        score = _score(replica, loads)
+        if score < best_score:
+            best, best_score = [replica], score
+        elif score == best_score:
+            best.append(replica)
+    if not best:
+        return _refusal(table, model, loads, exclude)
+    chosen = best[turn % len(best)]
+    return Picked(replica=chosen, why=f"load {best_score:.2f}, {len(best)} equal")
+
+
+def _score(replica: ReplicaEntry, loads: Mapping[ReplicaKey, ReplicaLoad]) -> float:
+    return loads[key_of(replica)].outstanding / replica.concurrency
+
+
+def _against(
+    replica: ReplicaEntry,
+    loads: Mapping[ReplicaKey, ReplicaLoad],
+    exclude: Collection[ReplicaKey],
+) -> str:
+    """What speaks against a replica; empty when nothing does."""
+    key = (replica.slot, replica.incarnation)
+    load = loads.get(key)
+    if load is None or load.state == "down":
+        return "loading" if replica.state == "loading" else "not connected"
+    if load.state != "ready":
+        return load.state
+    if key in exclude:
+        return "tried"
+    if load.outstanding >= replica.concurrency + replica.queue:
+        return "full"
+    return ""
+
+
+def _refusal(
+    table: RegistryTable,
+    model: str,
+    loads: Mapping[ReplicaKey, ReplicaLoad],
+    exclude: Collection[ReplicaKey],
+) -> Refusal:
+    known = next((entry for entry in table.models if entry.id == model), None)
+    considered = tuple(
+        (r.slot, _against(r, loads, exclude)) for r in table.replicas if r.model == model
+    )
+    if known is None and not considered:
+        return _unknown(table, model)
+    reasons = {why for _, why in considered}
+    if "full" in reasons:
+        return Refusal(
+            reason="queue_full",
+            message="every replica of the model is busy and its queue is full; try again later",
+            retry_after_s=FULL_RETRY_S,
+            considered=considered,
+        )
+    if "loading" in reasons or (not reasons and not (known and known.problem)):
+        return Refusal(
+            reason="model_loading",
+            message="the model is still loading; try again later",
+            retry_after_s=LOADING_RETRY_S,
+            considered=considered,
+        )
+    return Refusal(
+        reason="no_healthy_replica",
+        message="no replica of the model can answer now; try again later",
+        retry_after_s=UNHEALTHY_RETRY_S,
+        considered=considered,
+    )
+
+
+def _unknown(table: RegistryTable, model: str) -> Refusal:
+    names = [entry.id for entry in table.models]
+    near = difflib.get_close_matches(model[:200], names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "GET /v1/models lists the models"
+    return Refusal(
+        reason="model_not_found",
+        message=f"the model {_shown(model)} does not exist; {hint}",
+        param="model",
+    )
+
+
+def _shown(model: str) -> str:
+    return repr(model if len(model) <= 100 else model[:100] + "...")
+
+
+def model_state(
+    entry: ModelEntry, table: RegistryTable, loads: Mapping[ReplicaKey, ReplicaLoad]
+) -> tuple[str, int]:
+    """State of a model name for people (`ready`, `loading`, `failed`) and its number of ready replicas."""
+    states = [
+        loads[key_of(r)].state if key_of(r) in loads else r.state
+        for r in table.replicas
+        if r.model == entry.id
+    ]
+    ready = states.count("ready")
+    if ready:
+        return "ready", ready
+    return ("failed" if entry.problem or "failed" in states else "loading"), 0

@@ -1,0 +1,364 @@
+"""Puts chosen configurations on nodes and devices: depth-first, exact within its step limit.
+
+Keeps what only nodes can tell: free devices of each island, shares of each device, spread, watts of nodes and racks, nodes of
+exclusive tenants. Prefers where a replica runs now, then the node of the previous stage, then the fullest block that fits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .constraint import Block, Candidate, Pool
+from .demand import App, Demand
+from .ids import DeviceId, SlotId
+from .layout import layer_ranges
+from .plan import Plan, Slot, Stage
+
+MAX_STEPS = 600
+"""Stages tried before one packing is given up, beside one try for each stage."""
+
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One replica on its devices; `kept` names the slot of the current plan that it continues."""
+
+    candidate: int
+    stages: tuple[Stage, ...]
+    kept: SlotId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packing:
+    """What came out. `placed` is None when nothing was found; `exact`: then there is nothing to find."""
+
+    placed: tuple[Placed, ...] | None
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seat:
+    """A possible place of one stage."""
+
+    pool: Pool
+    block: Block
+    devices: tuple[DeviceId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """One replica to place, and where it runs now."""
+
+    candidate: int
+    config: Candidate
+    demand: Demand
+    current: Slot | None
+
+
+class Packer:
+    """Packs multisets of candidates of one problem."""
+
+    def __init__(
+        self,
+        app: App,
+        pools: Sequence[Pool],
+        candidates: Sequence[Candidate],
+        current: Plan | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._app = app
+        self._candidates = candidates
+        self._pools = pools
+        self._demands = {demand.id: demand for demand in app.demands}
+        self._exclusive = {tenant.name for tenant in app.tenants if tenant.exclusive_nodes}
+        self._should_stop = should_stop
+        self._by_config: dict[int, list[Slot]] = _current_by_candidate(candidates, current)
+        self._known: dict[tuple[int, ...], Packing] = {}
+        self._steps_left = 0
+
+    def allow(self, steps: int) -> None:
+        """Stages that may be tried from now on, over all packings; each gets one try for each stage in any case."""
+        self._steps_left = steps
+
+    def continues(self, candidate: int) -> bool:
+        """Whether a replica runs in that configuration now."""
+        return candidate in self._by_config
+
+    def pack(self, chosen: Sequence[int]) -> Packing:
+        """Places one replica for each of the chosen candidates (indices, repeated for several replicas)."""
+        key = tuple(sorted(chosen))
+        if key not in self._known:
+            self._known[key] = self._pack(key)
+        return self._known[key]
+
+    def _pack(self, chosen: tuple[int, ...]) -> Packing:
+        requests = self._requests(chosen)
+        floor = _Floor(self._app, self._pools, self._exclusive)
+        stages = sum(request.config.layout.pp for request in requests)
+        limit = stages + max(0, min(MAX_STEPS, self._steps_left))
+        search = _Descent(floor, requests, self._should_stop, limit)
+        found = search.run()
+        self._steps_left -= search.steps
+        return Packing(placed=tuple(search.placed) if found else None, exact=search.exact)
+
+    def _requests(self, chosen: tuple[int, ...]) -> list[_Request]:
+        running = {k: list(slots) for k, slots in self._by_config.items()}
+        requests = []
+        for k in chosen:
+            slots = running.get(k)
+            config = self._candidates[k]
+            requests.append(
+                _Request(
+                    candidate=k,
+                    config=config,
+                    demand=self._demands[config.model],
+                    current=slots.pop(0) if slots else None,
+                )
+            )
+        return sorted(requests, key=_urgency)
+
+
+def _urgency(request: _Request) -> tuple[bool, float, bool, float, int]:
+    """What stays comes first, then what is hardest to place."""
+    config = request.config
+    return (
+        request.current is None,
+        -config.layout.tp * config.layout.shares / config.pool.shares,
+        request.demand.spread == "none",
+        -config.stage_power_w,
+        request.candidate,
+    )
+
+
+def _current_by_candidate(
+    candidates: Sequence[Candidate], current: Plan | None
+) -> dict[int, list[Slot]]:
+    found: dict[int, list[Slot]] = defaultdict(list)
+    if current is None:
+        return found
+    devices = [{d for b in c.pool.blocks for d in b.devices} for c in candidates]
+    for slot in current.slots:
+        for k, candidate in enumerate(candidates):
+            if _matches(slot, candidate) and devices[k].issuperset(slot.devices):
+                found[k].append(slot)
+                break
+    return found
+
+
+def _matches(slot: Slot, candidate: Candidate) -> bool:
+    layout, option = candidate.layout, candidate.option
+    return (
+        slot.model == candidate.model
+        and slot.engine == option.engine.name
+        and slot.dtype == layout.dtype
+        and (slot.tp, slot.pp) == (layout.tp, layout.pp)
+        and all(stage.shares == layout.shares for stage in slot.stages)
+        and tuple(stage.layers for stage in slot.stages)
+        == layer_ranges(option.facts.layers, layout.pp)
+    )
+
+
+_Shape = tuple[str, int, int]
+"""A block as a node shows it: pool, island, number of devices."""
+
+_Entry = tuple[int, str, int, int]
+"""A stage on a node: candidate, pool, island, position of its first device."""
+
+_State = tuple[str, tuple[_Shape, ...], tuple[_Entry, ...]]
+
+
+class _Floor:
+    """What is free now. Every change can be taken back exactly."""
+
+    def __init__(self, app: App, pools: Sequence[Pool], exclusive: set[str]) -> None:
+        self.budgets = app.budgets
+        self.exclusive = exclusive
+        self.free: dict[DeviceId, int] = {
+            device: pool.shares for pool in pools for block in pool.blocks for device in block.devices
+        }
+        self.node_w: dict[str, float] = defaultdict(float)
+        self.rack_w: dict[str, float] = defaultdict(float)
+        self.tenants: dict[str, Counter[str]] = defaultdict(Counter)
+        self.domains: dict[str, Counter[str]] = defaultdict(Counter)
+        self._racks_matter = app.budgets.rack_w is not None or any(
+            demand.spread == "rack" for demand in app.demands
+        )
+        self._racks: dict[str, str] = {}
+        self._shapes: dict[str, tuple[_Shape, ...]] = defaultdict(tuple)
+        self._log: dict[str, list[_Entry]] = defaultdict(list)
+        for pool in pools:
+            for block in pool.blocks:
+                self._racks[block.node] = block.rack
+                self._shapes[block.node] += ((pool.name, block.island, len(block.devices)),)
+
+    def alike(self, node: str) -> _State:
+        """Equal for nodes that no further placement can tell apart."""
+        rack = self._racks[node] if self._racks_matter else ""
+        return rack, self._shapes[node], tuple(sorted(self._log[node]))
+
+    def state(self) -> tuple[_State, ...]:
+        """Equal for floors that no further placement can tell apart; nodes with nothing on them are left out."""
+        return tuple(sorted(self.alike(node) for node, log in self._log.items() if log))
+
+    def admits(self, request: _Request, block: Block, own: set[str]) -> bool:
+        """Whether a stage may go to that block; `own` are the failure domains that this replica is in already."""
+        watts = request.config.stage_power_w
+        if _over(self.node_w[block.node] + watts, self.budgets.node_w):
+            return False
+        if _over(self.rack_w[block.rack] + watts, self.budgets.rack_w):
+            return False
+        if request.demand.spread != "none":
+            domain = _domain(request.demand, block)
+            if self.domains[request.demand.id][domain] and domain not in own:
+                return False
+        return self._tenant_admits(request.demand.tenant, block.node)
+
+    def _tenant_admits(self, tenant: str, node: str) -> bool:
+        others = {name for name, count in self.tenants[node].items() if count} - {tenant}
+        return not others or (tenant not in self.exclusive and not others & self.exclusive)
+
+    def change(self, request: _Request, seat: _Seat, sign: int) -> None:
+        """Takes a seat (+1) or gives it back (-1)."""
+        block, watts = seat.block, request.config.stage_power_w
+        for device in seat.devices:
+            self.free[device] -= sign * request.config.layout.shares
+        self.node_w[block.node] += sign * watts
+        self.rack_w[block.rack] += sign * watts
+        self.tenants[block.node][request.demand.tenant] += sign
+        self.domains[request.demand.id][_domain(request.demand, block)] += sign
+        entry = (request.candidate, seat.pool.name, block.island, block.devices.index(seat.devices[0]))
+        if sign > 0:
+            self._log[block.node].append(entry)
+        else:
+            self._log[block.node].remove(entry)
+
+
+def _over(watts: float, budget_w: float | None) -> bool:
+    return budget_w is not None and watts > budget_w * (1 + _SLACK)
+
+
+def _domain(demand: Demand, block: Block) -> str:
+    return block.rack if demand.spread == "rack" else block.node
+
+
+class _Descent:
+    """One depth-first search over the stages of all requests."""
+
+    def __init__(
+        self,
+        floor: _Floor,
+        requests: list[_Request],
+        should_stop: Callable[[], bool],
+        max_steps: int,
+    ) -> None:
+        self.max_steps = max_steps
+        self.floor = floor
+        self.requests = requests
+        self.should_stop = should_stop
+        self.placed: list[Placed] = []
+        self.exact = True
+        self.steps = 0
+        self._failed: set[tuple[object, ...]] = set()
+
+    def run(self) -> bool:
+        """True when every request has its place, then in `placed`."""
+        return self._place(0, [])
+
+    def _place(self, index: int, seats: list[_Seat]) -> bool:
+        if index == len(self.requests):
+            return True
+        request = self.requests[index]
+        if len(seats) == request.config.layout.pp:
+            return self._next(index, seats)
+        return any(self._try(index, seats, seat) for seat in self._seats(request, seats))
+
+    def _next(self, index: int, seats: list[_Seat]) -> bool:
+        """Goes on after a whole replica, unless an equal state has failed before."""
+        state = (index, *self.floor.state())
+        if state in self._failed:
+            return False
+        self.placed.append(_placed(self.requests[index], seats))
+        if self._place(index + 1, []):
+            return True
+        self.placed.pop()
+        self._failed.add(state)
+        return False
+
+    def _try(self, index: int, seats: list[_Seat], seat: _Seat) -> bool:
+        self.steps += 1
+        if self.steps > self.max_steps or self.should_stop():
+            self.exact = False
+            return False
+        request = self.requests[index]
+        self.floor.change(request, seat, +1)
+        if self._place(index, [*seats, seat]):
+            return True
+        self.floor.change(request, seat, -1)
+        return False
+
+    def _seats(self, request: _Request, seats: list[_Seat]) -> Iterator[_Seat]:
+        if self.steps > self.max_steps:
+            return
+        own = {_domain(request.demand, seat.block) for seat in seats}
+        kept = self._kept(request, seats, own)
+        if kept is not None:
+            yield kept
+        last = seats[-1].block.node if seats else None
+        found: dict[tuple[object, ...], tuple[bool, int, int, _Seat]] = {}
+        for position, block in enumerate(request.config.pool.blocks):
+            if self.floor.admits(request, block, own):
+                away = block.node != last
+                alike = (block.node if not away else "", block.island, self.floor.alike(block.node))
+                for left, seat in self._in_block(request, block):
+                    found.setdefault((*alike, left), (away, left, position, seat))
+        for _, _, _, seat in sorted(found.values(), key=lambda entry: entry[:3]):
+            if seat != kept:
+                yield seat
+
+    def _kept(self, request: _Request, seats: list[_Seat], own: set[str]) -> _Seat | None:
+        """The place of this stage in the current plan, where it is still free."""
+        if request.current is None:
+            return None
+        stage = request.current.stages[len(seats)]
+        pool, shares = request.config.pool, request.config.layout.shares
+        block = next((b for b in pool.blocks if set(b.devices).issuperset(stage.devices)), None)
+        if block is None or any(self.floor.free[d] < shares for d in stage.devices):
+            return None
+        if not self.floor.admits(request, block, own):
+            return None
+        return _Seat(pool=pool, block=block, devices=stage.devices)
+
+    def _in_block(self, request: _Request, block: Block) -> Iterator[tuple[int, _Seat]]:
+        """Places in a block with what they leave free; devices with equal free shares count once."""
+        layout, pool = request.config.layout, request.config.pool
+        fitting = [d for d in block.devices if self.floor.free[d] >= layout.shares]
+        if pool.shares > 1:
+            levels = {self.floor.free[d]: d for d in reversed(fitting)}
+            for free, device in levels.items():
+                yield free - layout.shares, _Seat(pool=pool, block=block, devices=(device,))
+        elif len(fitting) >= layout.tp:
+            devices = tuple(fitting[: layout.tp])
+            yield len(fitting) - layout.tp, _Seat(pool=pool, block=block, devices=devices)
+
+
+def _placed(request: _Request, seats: list[_Seat]) -> Placed:
+    ranges = layer_ranges(request.config.option.facts.layers, request.config.layout.pp)
+    stages = tuple(
+        Stage(
+            layers=layers,
+            node=seat.block.node,
+            devices=seat.devices,
+            shares=request.config.layout.shares,
+        )
+        for layers, seat in zip(ranges, seats, strict=True)
+    )
+    current = request.current
+    same = current is not None and current.stages == stages
+    return Placed(
+        candidate=request.candidate,
+        stages=stages,
+        kept=current.id if current is not None and same else None,
+    )

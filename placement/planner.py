@@ -1,0 +1,243 @@
+"""Composes the pure stages of one placement: pools, candidates, rows, search, plan. Verifies what it returns.
+
+Infeasibility is a value; `infeasible` says what conflicts and what would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .bounds import Dual
+from .candidates import Options, enumerate_options, nearest_misses
+from .constraint import Candidate, Pool
+from .demand import App, Demand
+from .errors import PlacementError
+from .ids import ModelId, SlotId, slot_id
+from .layout import kv_bytes_per_token
+from .pack import Packer, Placed
+from .plan import Plan, Rejection, RunnerUp, Slot, Why
+from .pools import collapse, health_rejections, node_rejections
+from .problem import Problem, facts_of
+from .roofline import slowest_hop
+from .rows import Table, overdrawn, tabulate
+from .search import Found, Search
+from .verify import verify
+
+PROVEN = 1e-6
+"""Relative gap below which a bound counts as reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try to place everything: a plan, or why there is none.
+
+    Attributes:
+        conflict: models that certainly cannot run together, when that is known already.
+        complete: with no plan, whether that is certain.
+    """
+
+    plan: Plan | None
+    rejections: tuple[Rejection, ...]
+    conflict: tuple[ModelId, ...] = ()
+    complete: bool = True
+
+
+def attempt(
+    problem: Problem,
+    should_stop: Callable[[], bool],
+    *,
+    first: bool = False,
+) -> Attempt:
+    """Places every demand or says why not. With `first`, the first plan found will do."""
+    app, inventory = problem.app, problem.inventory
+    refused = node_rejections(app.demands, inventory)
+    pools = collapse(app.demands, inventory, refused)
+    options = {d.id: _options(problem, d, pools) for d in app.demands}
+    table = tabulate(app, inventory, pools, tuple(c for o in options.values() for c in o.candidates))
+    rejections = _rejections(problem, refused, options, table)
+    possible = tuple(d for d in app.demands if any(c.model == d.id for c in table.candidates))
+    hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d not in possible)
+    if hopeless:
+        return Attempt(plan=None, rejections=rejections, conflict=hopeless[:1])
+    if short := _short(possible, table):
+        return Attempt(plan=None, rejections=(*short, *rejections), conflict=(short[0].model,))
+    if over := overdrawn(table, possible):
+        conflict = tuple(ModelId(r.model) for r in over)
+        return Attempt(plan=None, rejections=(*over, *rejections), conflict=conflict)
+    packer = Packer(app, pools, table.candidates, problem.current, should_stop)
+    found = Search(
+        table, possible, packer, should_stop=should_stop, seed=problem.seed, first=first
+    ).run()
+    if found.placed is None:
+        return Attempt(plan=None, rejections=rejections, complete=found.complete)
+    plan = _plan(problem, table, found, found.placed, rejections)
+    violations = verify(problem, plan)
+    if violations:
+        raise PlacementError(
+            f"the verifier refuses the plan: {violations[0]}",
+            hint="this is a bug in the solver; please report the spec and the inventory",
+            violations=list(violations),
+        )
+    return Attempt(plan=plan, rejections=rejections)
+
+
+def _options(problem: Problem, demand: Demand, pools: tuple[Pool, ...]) -> Options:
+    return enumerate_options(
+        demand,
+        facts_of(demand, problem.inventory),
+        pools,
+        problem.app.policy,
+        slowest_hop(problem.inventory),
+    )
+
+
+def _rejections(
+    problem: Problem, refused: tuple[Rejection, ...], options: dict[ModelId, Options], table: Table
+) -> tuple[Rejection, ...]:
+    """Every reason found, by model in the order of the spec."""
+    health = [r for d in problem.app.demands for r in health_rejections(d, problem.inventory)]
+    every = [*refused, *health, *nearest_misses(table.rejections)]
+    for found in options.values():
+        every.extend(found.rejections)
+    order = {d.id: k for k, d in enumerate(problem.app.demands)}
+    return tuple(sorted(every, key=lambda r: order[r.model]))
+
+
+def _short(possible: tuple[Demand, ...], table: Table) -> tuple[Rejection, ...]:
+    """Models whose throughput no number of allowed copies reaches."""
+    found = []
+    for demand in possible:
+        wanted = demand.min_tokens_per_s
+        best = max(c.predicted.tokens_per_s for c in table.candidates if c.model == demand.id)
+        if wanted is not None and best * demand.replicas_max < wanted:
+            reach = best * demand.replicas_max
+            found.append(
+                Rejection(
+                    model=demand.id,
+                    constraint="throughput",
+                    reason=f"{demand.replicas_max} replicas reach {reach:.1f} of {wanted:.1f} tokens/s",
+                    shortage=wanted - reach,
+                    resolvable=True,
+                    hint=f"raise models.{demand.id}.replicas",
+                )
+            )
+    return tuple(found)
+
+
+def _plan(
+    problem: Problem,
+    table: Table,
+    found: Found,
+    placed: tuple[Placed, ...],
+    rejections: tuple[Rejection, ...],
+) -> Plan:
+    bound = found.value if found.complete else max(found.value, found.dual.bound)
+    slots = _slots(problem, table, found.dual, placed)
+    return Plan(
+        generation=problem.inventory.generation,
+        policy=problem.app.policy.name,
+        seed=problem.seed,
+        value=found.value,
+        bound=bound,
+        proven=bound - found.value <= PROVEN * abs(bound),
+        slots=slots,
+        unplaced=_unplaced(problem.app, slots),
+        rejections=rejections,
+        prices=_prices(table, found.dual),
+    )
+
+
+def _prices(table: Table, dual: Dual) -> tuple[tuple[str, float], ...]:
+    return tuple(
+        (row.name, round(price, 9))
+        for row, price in zip(table.rows, dual.prices, strict=True)
+        if price > 1e-9
+    )
+
+
+def _slots(
+    problem: Problem, table: Table, dual: Dual, placed: tuple[Placed, ...]
+) -> tuple[Slot, ...]:
+    """Named slots: what runs on keeps its name, the others get the lowest free numbers."""
+    used = {p.kept for p in placed if p.kept is not None}
+    slots = []
+    for entry in sorted(placed, key=lambda p: (p.candidate, p.stages[0].devices)):
+        candidate = table.candidates[entry.candidate]
+        name = entry.kept or _free_name(candidate.model, used)
+        used.add(name)
+        slots.append(_slot(name, table, entry, _why(table, dual, entry.candidate)))
+    order = {d.id: k for k, d in enumerate(problem.app.demands)}
+    return tuple(sorted(slots, key=lambda s: (order[s.model], int(s.id.rpartition("/r")[2]))))
+
+
+def _free_name(model: ModelId, used: set[SlotId]) -> SlotId:
+    return next(name for k in range(len(used) + 1) if (name := slot_id(model, k)) not in used)
+
+
+def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
+    candidate = table.candidates[placed.candidate]
+    demand, option = candidate.option.demand, candidate.option
+    per_token = kv_bytes_per_token(option.facts, demand.arithmetic)
+    return Slot(
+        id=name,
+        model=candidate.model,
+        engine=option.engine.name,
+        device_class=candidate.pool.device_class.name,
+        dtype=candidate.layout.dtype,
+        tp=candidate.layout.tp,
+        pp=candidate.layout.pp,
+        stages=placed.stages,
+        predicted=candidate.predicted,
+        kv_bytes=int(per_token * demand.context * demand.concurrency),
+        emulated=candidate.pool.emulated,
+        why=why,
+    )
+
+
+def _why(table: Table, dual: Dual, chosen: int) -> Why:
+    """The best other configuration of the model at these prices, and the priced rows that this one uses."""
+    own = table.candidates[chosen]
+    others = [
+        k
+        for k, c in enumerate(table.candidates)
+        if c.model == own.model and _shape(c) != _shape(own)
+    ]
+    best = max(others, key=lambda k: (dual.reduced[k], -k), default=None)
+    binding = tuple(table.rows[row].name for row, _ in table.usage[chosen] if dual.prices[row] > 1e-9)
+    if best is None:
+        return Why(binding=binding)
+    other = table.candidates[best]
+    return Why(
+        runner_up=RunnerUp(
+            device_class=other.pool.device_class.name,
+            engine=other.option.engine.name,
+            tp=other.layout.tp,
+            pp=other.layout.pp,
+            loss=round(max(0.0, dual.reduced[chosen] - dual.reduced[best]), 6),
+        ),
+        binding=binding,
+    )
+
+
+def _shape(candidate: Candidate) -> tuple[str, str, int, int, int]:
+    layout = candidate.layout
+    return (
+        candidate.pool.device_class.name,
+        candidate.option.engine.name,
+        layout.tp,
+        layout.pp,
+        layout.shares,
+    )
+
+
+def _unplaced(app: App, slots: tuple[Slot, ...]) -> tuple[SlotId, ...]:
+    """Names for the copies above the minimum that found no place."""
+    missing: list[SlotId] = []
+    for demand in app.demands:
+        used = {slot.id for slot in slots if slot.model == demand.id}
+        for _ in range(demand.replicas_max - len(used)):
+            name = _free_name(demand.id, used)
+            used.add(name)
+            missing.append(name)
+    return tuple(missing)

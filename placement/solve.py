@@ -1,0 +1,33 @@
+"""The door of the solver. Light to import: the search, with numpy and the CSP library, is loaded at the first call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .plan import Infeasible, Plan
+from .problem import Problem, check
+
+
+def never() -> bool:
+    """The default of `should_stop`."""
+    return False
+
+
+def solve(problem: Problem, should_stop: Callable[[], bool] = never) -> Plan | Infeasible:
+    """Places every model of the app, verified, or says what cannot hold together.
+
+    Deterministic for a problem and its seed as long as `should_stop` stays False; when it turns True, the best plan so
+    far comes back with its gap.
+
+    Raises:
+        SpecError: the problem holds duplicates or figures that are no sensible numbers.
+        PlacementError: the verifier refused the result (a bug), or another `constraint` package is installed.
+    """
+    from .infeasible import explain_infeasible
+    from .planner import attempt
+
+    check(problem)
+    result = attempt(problem, should_stop)
+    if result.plan is not None:
+        return result.plan
+    return explain_infeasible(problem, result, should_stop)
