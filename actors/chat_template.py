@@ -51,7 +51,8 @@ class ControlTokens:
 
     def guard(self, text: str, marker: str) -> str:
         """The text with a marker inside everything that is, or could become with its neighbours, a control token."""
-        before = marker if text.startswith(self._tails) else ""
+        inner = any(text in control for control in self._ids) if text else False
+        before = marker if inner or text.startswith(self._tails) else ""
         after = marker if text.endswith(self._heads) else ""
         return before + self._starts.sub(rf"\1{marker}", text) + after
 
@@ -71,7 +72,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, control: ControlTokens, names: Mapping[str, str]) -> None:
         self._control = control
-        self._names = dict(names)
+        functions = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        self._context: dict[str, object] = {**names, **functions}
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
@@ -97,7 +99,7 @@ class ChatTemplate:
     def _render(self, messages: Sequence[Mapping[str, str]]) -> str:
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=True, **self._names
+                messages=messages, add_generation_prompt=True, **self._context
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise Refused(
@@ -168,7 +170,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=extensions
     )
-    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
     environment.filters["tojson"] = _tojson
     return environment
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from placement.modelspec import ModelFacts
 
@@ -36,7 +36,6 @@ class EngineConfig:
         kv_bytes: memory to reserve for the KV cache.
         threads: compute threads; 0 = the engine's choice.
         eos_ids: token ids that end a text.
-        vocabulary: number of token ids.
         pace: only the emulated engine reads it.
         word_ids: ids that decode to plain words; only the emulated engine reads it.
     """
@@ -98,7 +97,10 @@ class Engine(Protocol):
     the iterator early aborts the sequence and frees its memory. All methods run on one event loop.
     """
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """The engine's name."""
+        ...
 
     async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """Loads the model. `progress` takes the done fraction, 0 to 1.

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
@@ -18,7 +18,9 @@ from placement.devices import Device, DeviceClass, Health
 from placement.ids import NodeId
 
 from .host import Host
-from .machine import hostname
+from .machine import hostname, node_name
+from .names import NODE_ENV, RACK_ENV
+from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
 from .probe import Absent, Broken, Found, Probe
 from .report import BrokenProbe, NodeReport
 from .versions import versions
@@ -33,6 +35,43 @@ MOST_SHARES = 65536
 MOST_MEMORY_BYTES = 2**47
 """128 TiB on one device: more than any, less than a size read in the wrong unit."""
 _NUMERIC = ("int", "float")
+
+
+def prober_of_this_node(host: Host, incarnation: str) -> Prober:
+    """The prober of a node's agent: all probes that are installed, names from the environment of the node.
+
+    Raises:
+        SpecError: the name in the environment cannot name a node.
+    """
+    plugins = load_plugins(PROBES_PACKAGE, PROBES_GROUP)
+    engines, engines_broken = available_engines()
+    made = [_made(name, probe) for name, probe in plugins.found.items()]
+    unusable = [
+        *(BrokenProbe(name=p.name, reason=p.reason, hint=p.hint) for p in plugins.broken),
+        *(
+            BrokenProbe(name=f"engine {e.name}", reason=e.reason, hint=e.hint)
+            for e in engines_broken
+        ),
+    ]
+    return Prober(
+        host,
+        node_name(host, host.env(NODE_ENV)),
+        [probe for probe in made if not isinstance(probe, BrokenProbe)],
+        rack=host.env(RACK_ENV) or "",
+        incarnation=incarnation,
+        engines=engines,
+        broken=(*unusable, *(probe for probe in made if isinstance(probe, BrokenProbe))),
+    )
+
+
+def _made(name: str, probe: Callable[[], Probe]) -> Probe | BrokenProbe:
+    try:
+        return probe()
+    except (Exception, SystemExit) as error:  # whatever a plugin raises
+        log.warning(PROBE_BROKEN, probe=name, exc_info=True)
+        return BrokenProbe(
+            name=name, reason=f"cannot be made: {type(error).__name__}: {error}"[:500]
+        )
 
 
 class Prober:

@@ -21,9 +21,11 @@ from placement.inventory import ModelPresence
 from . import sources
 from .host import RealHost
 from .logs import configure, log_path, tail
-from .names import CONTROLLER, NAMESPACE
-from .prober import Prober, prober_of_this_node
-from .report import NodeReport
+from .machine import node_name
+from .names import CONTROLLER, NAMESPACE, NODE_ENV, RACK_ENV
+from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
+from .prober import Prober
+from .report import BrokenProbe, NodeReport
 from .slot import DEVICE_PREFIX, EMULATED_SUFFIX, class_resource, device_resource
 
 log = structlog.get_logger()
@@ -69,13 +71,32 @@ def declared_resources(report: NodeReport) -> dict[str, float]:
     return {**amounts, **{name: float(count) for name, count in totals.items()}}
 
 
+def prober_of_this_node(incarnation: str) -> Prober:
+    """Every probe that is installed, on the real machine."""
+    host = RealHost()
+    found = load_plugins(PROBES_PACKAGE, PROBES_GROUP)
+    engines, unusable = available_engines()
+    return Prober(
+        host,
+        node_name(host, host.env(NODE_ENV)),
+        [probe() for probe in found.found.values()],
+        rack=host.env(RACK_ENV) or "",
+        incarnation=incarnation,
+        engines=engines,
+        broken=tuple(
+            BrokenProbe(name=broken.name, reason=broken.reason, hint=broken.hint)
+            for broken in (*found.broken, *unusable)
+        ),
+    )
+
+
 class _NodeAgent:
     """One per Ray node, pinned to it. `incarnation` is Ray's id of the node."""
 
     def __init__(self, incarnation: str) -> None:
         configure(log_path(f"agent-{incarnation[:12]}"))
         self._incarnation = incarnation
-        self._prober: Prober = prober_of_this_node(RealHost(), incarnation)
+        self._prober = prober_of_this_node(incarnation)
         self._presences = Presences()
         self._declared: dict[str, float] = {}
         threading.Thread(target=self._run, daemon=True, name="report").start()
@@ -96,7 +117,7 @@ class _NodeAgent:
         report: NodeReport | None = None
         while True:
             if report is None or time.monotonic() - probed_at > PROBE_PERIOD_S:
-                report, probed_at = self._prober.report(), time.monotonic()
+                report, probed_at = self._prober.refresh(), time.monotonic()
                 self._declare(report)
             self._presences.look(wanted)
             wanted = self._send(replace(report, models=self._presences.known())) or wanted

@@ -7,14 +7,9 @@ and its end fails every running sequence at once. It must not know which engine 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import subprocess
-import sys
-import threading
-from collections import deque
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from typing import cast
 
 import structlog
 
@@ -31,17 +26,15 @@ from .worker_frames import (
     stepped,
     trouble,
 )
+from .worker_process import WorkerProcess
 
 log = structlog.get_logger()
 
 WORKER_STARTED = "worker.started"
+WORKER_LOST = "worker.lost"
 WORKER_ENDED = "worker.ended"
 
 LOAD_DEADLINE_S = 900.0
-CLOSE_DEADLINE_S = 2.0
-TERMINATE_DEADLINE_S = 1.0
-KEPT_LINES = 100
-_ROOT = Path(__file__).resolve().parent.parent
 
 
 class WorkerEngine:
@@ -56,7 +49,7 @@ class WorkerEngine:
         self.name = name
         self._target = target
         self._load_deadline_s = load_deadline_s
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._link: _Link | None = None
 
     @property
@@ -68,7 +61,7 @@ class WorkerEngine:
         """See `Engine`."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = _Process(self._target, theirs)
+            self._process = WorkerProcess(self._target, theirs)
         log.info(WORKER_STARTED, engine=self.name, pid=self._process.pid)
         self._link = _Link(self.name, self._process, progress)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
@@ -116,61 +109,6 @@ class WorkerEngine:
             log.info(WORKER_ENDED, engine=self.name, pid=self._process.pid)
 
 
-class _Process:
-    """The child process, and a thread that keeps its last words and reaps it."""
-
-    def __init__(self, target: str, theirs: socket.socket) -> None:
-        descriptor = theirs.fileno()
-        # `-P` keeps a user's folder called `actors/` in the working directory from standing in for ours.
-        self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "actors.worker_main", str(descriptor), target, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(descriptor,),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])},
-        )
-        self.pid = self._popen.pid
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._reaper = threading.Thread(target=self._listen, daemon=True, name=f"worker-{self.pid}")
-        self._reaper.start()
-
-    def _listen(self) -> None:
-        stream = self._popen.stderr
-        assert stream is not None
-        with stream:
-            while line := stream.readline(4096):
-                self._lines.append(line.decode(errors="replace").rstrip())
-        self._popen.wait()
-
-    def last_words(self) -> str:
-        """How it ended and what it printed last, as the end of a sentence."""
-        code = self._popen.returncode
-        how = "" if code is None else f" with {f'signal {-code}' if code < 0 else f'status {code}'}"
-        return how + (f": {self._lines[-1][:500]}" if self._lines else "")
-
-    def printed(self) -> list[str]:
-        """The last lines of its standard error."""
-        return list(self._lines)
-
-    async def end(self) -> bool:
-        """Waits for the end, harder each time; False when it had ended before."""
-        if not self._reaper.is_alive():
-            return False
-        try:
-            if not await self._ended(CLOSE_DEADLINE_S):
-                self._popen.terminate()
-                await self._ended(TERMINATE_DEADLINE_S)
-        finally:  # also when the wait itself is cancelled
-            self._popen.kill()
-        await self._ended(CLOSE_DEADLINE_S)
-        return True
-
-    async def _ended(self, deadline_s: float) -> bool:
-        await asyncio.to_thread(self._reaper.join, deadline_s)
-        return not self._reaper.is_alive()
-
-
 class _Sequence:
     """What arrived for one request and was not taken yet; bounded by the window."""
 
@@ -215,7 +153,7 @@ class _Link(asyncio.Protocol):
     """The parent's end of the socket."""
 
     def __init__(
-        self, engine: str, process: _Process, progress: Callable[[float], None]
+        self, engine: str, process: WorkerProcess, progress: Callable[[float], None]
     ) -> None:
         self._engine = engine
         self._process = process
@@ -230,8 +168,8 @@ class _Link(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         for kind, payload in self._reader.feed(data):
@@ -259,9 +197,7 @@ class _Link(asyncio.Protocol):
             self._loading.set_result(None)
         elif kind == Kind.LOAD_FAILED:
             _, message, hint = trouble(payload)
-            self._loading.set_exception(
-                LoadFailed(f"engine {self._engine}: {message}", hint=hint)
-            )
+            self._loading.set_exception(LoadFailed(f"engine {self._engine}: {message}", hint=hint))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -271,7 +207,7 @@ class _Link(asyncio.Protocol):
                 LoadFailed(f"the process of engine {self._engine} ended while it loaded{words}")
             )
         if self._sequences:
-            log.error("worker.lost", engine=self._engine, printed=self._process.printed()[-20:])
+            log.error(WORKER_LOST, engine=self._engine, printed=self._process.printed()[-20:])
         for sequence in self._sequences.values():
             sequence.fail(self._crashed())
 

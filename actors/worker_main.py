@@ -1,4 +1,4 @@
-"""The process that hosts one native engine: `python -m actors.worker_main FD MODULE:CLASS`.
+"""The process that hosts one native engine: `python -m actors.worker_main DESCRIPTOR MODULE:CLASS PARENT`.
 
 Decides the order of commands and steps, all on one thread. It dies with its parent, and it must not know Ray,
 requests or text.

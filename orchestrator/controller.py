@@ -13,6 +13,7 @@ from typing import assert_never
 import structlog
 
 from actors.report import NodeReport
+from placement.catalog import classes_of
 from placement.demand import App
 from placement.plan import Infeasible, Plan
 from placement.problem import Problem
@@ -39,12 +40,12 @@ from .events import (
 from .ports import Clock, Cluster, Deployments, Desired, Journal
 from .reconcile import missing_reports, reconcile, start_deadline
 from .routing.replicas import ModelEntry, RegistryTable, ReplicaEntry
-from .spec import parse_app
+from .spec import check_device_classes, parse_app
 from .state import State, apply, inventory
 
 log = structlog.get_logger()
 
-TICK_S = 0.25
+TICK_S = 0.5
 NODE_LEASE_S = 4.0
 REPLICA_LEASE_S = 5.0
 FROZEN_S = 2.0
@@ -91,7 +92,8 @@ class Controller:
             await self._wait_for_change(TICK_S)
 
     async def tick(self) -> None:
-        """Observes once, then acts until nothing more is to be done now."""
+        """Observes once, then acts; tells the watchers when the registry changed."""
+        before = self.state.registry_version
         self._forgive_freeze()
         self._apply(
             NodesObserved(incarnations=await self._cluster.incarnations(), at=self._clock.now())
@@ -103,7 +105,8 @@ class Controller:
                 self._apply(SlotFailed(slot=name, reason=reason, at=self._clock.now()))
         self._expire_leases()
         await self._carry_out(reconcile(self.state, self._clock.now()))
-        await self._notify()
+        if self.state.registry_version != before:
+            await self._notify()
 
     def _forgive_freeze(self) -> None:
         """After we were frozen nobody could renew a lease: all of them start anew."""
@@ -216,8 +219,11 @@ class Controller:
 
     async def report(self, report: NodeReport) -> tuple[str, ...]:
         """A node's agent renews its lease; answered with the model sources it shall look for."""
+        before = self.state.generation
         self._apply(NodeReported(report=report, at=self._clock.now()))
-        await self._notify()
+        if self.state.generation != before:
+            log.info("node.changed", node=report.node, generation=self.state.generation)
+            await self._notify()
         return self.wanted_sources()
 
     async def register(self, entry: ReplicaEntry) -> None:
@@ -231,6 +237,7 @@ class Controller:
     async def deregister(self, slot: str, incarnation: str) -> None:
         """A replica says goodbye."""
         self._apply(ReplicaGone(slot=slot, incarnation=incarnation))
+        log.info("replica.gone", slot=slot)
         await self._notify()
 
     async def watch(self, version: int) -> RegistryTable:
@@ -276,9 +283,18 @@ class Controller:
 
     # -- what users ask -----------------------------------------------------------------------------------------
 
+    def age_s(self, at: float) -> float:
+        """Seconds since a moment of the state."""
+        return self._clock.now() - at
+
     async def dry_run(self, app: App) -> Plan | Infeasible:
-        """Plans an app on the inventory of now, without changing anything."""
+        """Plans an app on the inventory of now, without changing anything.
+
+        Raises:
+            SpecError: it names device classes that nobody knows.
+        """
         await self._ask_for_sources(app)
+        check_device_classes(app, classes_of(inventory(self.state)))
         return await asyncio.to_thread(solve, self._problem(app))
 
     async def accept(self, app: App, yaml: str) -> Plan | Infeasible:

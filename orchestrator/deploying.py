@@ -41,7 +41,7 @@ def deploy(client: Client, spec: Spec, yaml: str, say: Say) -> None:
         devices = ", ".join(d for stage in slot["stages"] for d in stage["devices"])
         say(f"  {slot['slot']} on {devices} with {slot['engine']}")
     told: dict[str, str] = {}
-    for rows in until_ready(lambda: _rows(client, slots), READY_TIMEOUT_S):
+    for rows in until_ready(client.replicas, READY_TIMEOUT_S, slots=slots):
         for row in rows:
             _tell(row, told, say)
 
@@ -73,10 +73,6 @@ def wait_for_nodes(client: Client, count: int, say: Say) -> None:
             raise TimedOut(says, hint="shardyard devices    then    shardyard logs controller")
         time.sleep(POLL_S)
     say(f"{_plural(status['nodes'], 'node')} reported {_plural(status['devices'], 'device')}")
-
-
-def _rows(client: Client, slots: set[str]) -> list[dict[str, Any]]:
-    return [row for row in client.replicas() if row["slot"] in slots]
 
 
 def _quality(document: dict[str, Any]) -> str:

@@ -17,6 +17,9 @@ from placement.plan import Plan
 
 from .ports import Desired
 
+JOURNAL = "journal.json"
+"""Name of the file below the state folder."""
+
 log = structlog.get_logger()
 
 

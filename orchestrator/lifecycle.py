@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from .client import Client
 from .deploying import deploy, wait_for_nodes
 from .errors import ControlError
 from .inventory_file import Lab, load_lab
+from .journal import JOURNAL
 from .launcher import launch
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
@@ -34,6 +35,8 @@ LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_GATEWAYS = 2
 WATCH_PERIOD_S = 1.0
+TERM_S = 3.0
+"""Streams end with the cluster anyway, so its processes get little time before they are killed."""
 
 Say = Callable[[str], None]
 Mode = Literal["foreground", "lab", "detached", "joined"]
@@ -139,7 +142,7 @@ def up(request: UpRequest, settings: Settings, say: Say) -> Endpoint:
     return asked.endpoint
 
 
-def down(settings: Settings, say: Say, *, term_s: float = 10.0) -> bool:
+def down(settings: Settings, say: Say, *, term_s: float = TERM_S) -> bool:
     """Ends exactly what is recorded; False when nothing was."""
     state = StateDir(settings.state)
     with state.lock():
@@ -275,12 +278,17 @@ def _watch(run: RunRecord, stop: threading.Event) -> None:
     Raises:
         ControlError: Ray's own processes ended by themselves.
     """
-    while not stop.wait(WATCH_PERIOD_S):
-        ended = [record.role for record in run.processes if not alive(record)]
-        if ended:
-            raise ControlError(
-                f"{', '.join(ended)} ended by itself", hint="read the logs below SHARDYARD_STATE"
-            )
+    with suppress(KeyboardInterrupt):
+        while not stop.wait(WATCH_PERIOD_S):
+            _require_alive(run)
+
+
+def _require_alive(run: RunRecord) -> None:
+    ended = [record.role for record in run.processes if not alive(record)]
+    if ended:
+        raise ControlError(
+            f"{', '.join(ended)} ended by itself", hint="read the logs below SHARDYARD_STATE"
+        )
 
 
 @contextmanager
@@ -294,19 +302,23 @@ def _ending(
     try:
         yield
     finally:
-        say("stopping ...")
+        with suppress(OSError):  # whoever read our output may be gone
+            say("stopping ...")
         with state.lock():
             if run.mode == "joined":
                 launch(
                     {"action": "stop", "address": run.address}, env=os.environ, folder=state.path
                 )
-            _end(state, settings, 10.0)
-        say("stopped: no process, port or temporary folder is left")
+            _end(state, settings, TERM_S)
+        with suppress(OSError):
+            say("stopped: no process, port or temporary folder is left")
 
 
 def _end(state: StateDir, settings: Settings, term_s: float) -> None:
     reaped = reap(state, force=True, term_s=term_s)
     settings.control_file.unlink(missing_ok=True)
+    # Who ends a cluster on purpose wants nothing back; after a crash the journal is still there.
+    (state.path / JOURNAL).unlink(missing_ok=True)
     if reaped is not None and reaped.remaining:
         raise ControlError(
             f"the kernel still holds processes {reaped.remaining}", hint="shardyard down"

@@ -24,7 +24,7 @@ from .clock import WallClock
 from .control.server import ControlApi
 from .controller import Controller
 from .gateway.ray_ingress import GatewayJoin
-from .journal import FileJournal
+from .journal import JOURNAL, FileJournal
 from .ray_cluster import RayCluster, with_deadline
 from .ray_serve import ServeDeployments, start_gateways, start_serve
 from .routing.replicas import RegistryTable, ReplicaEntry
@@ -81,7 +81,7 @@ class _ControllerHost:
         controller = Controller(
             cluster=self._cluster,
             deployments=ServeDeployments(join=config.replicas),
-            journal=FileJournal(Path(config.state_dir) / "journal.json"),
+            journal=FileJournal(Path(config.state_dir) / JOURNAL),
             clock=WallClock(),
         )
         controller.restore()

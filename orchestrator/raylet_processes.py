@@ -91,9 +91,11 @@ class OwnedRay:
             kept = tuple(p for p in self.run.processes if p != record)
             self._record(replace(self.run, processes=kept))
             log_path.replace(log_path.with_suffix(f".{attempt}.log"))
+        kept_log = log_path.with_suffix(f".{TRIES}.log")
+        last = (kept_log.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
         raise ControlError(
-            f"Ray did not come up in {TRIES} tries ({role})",
-            hint=f"read {log_path.with_suffix(f'.{TRIES}.log')}    or run    shardyard doctor",
+            f"Ray did not come up in {TRIES} tries ({role}): {last[:300]}",
+            hint=f"read {kept_log}    or run    shardyard doctor",
         )
 
     def _record(self, run: RunRecord) -> None:
@@ -122,6 +124,7 @@ def new_run(
         temp_dirs=(str(temp_dir),),
     )
     state.write_run(run)
+    state.secrets()
     token_path = state.ray_token_path if authenticated else None
     shared = RaySettings(run_id=run_id, temp_dir=temp_dir, token_path=token_path)
     return OwnedRay(

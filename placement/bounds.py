@@ -16,7 +16,7 @@ from .rows import Table
 
 Vector = NDArray[np.float64]
 
-_STEPS = 400
+_STEPS = 200
 _PATIENCE = 8
 
 

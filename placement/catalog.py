@@ -131,7 +131,7 @@ def _stand_in(device_class: DeviceClass) -> EngineFacts:
 
 @cache
 def _document() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("catalog.toml").read_text("utf-8"))
+    return tomllib.loads(files("placement").joinpath("catalog.toml").read_text("utf-8"))
 
 
 def _device_class(name: str, row: dict[str, Any]) -> DeviceClass:

@@ -56,7 +56,9 @@ def _writer(kind: type[Any]) -> TypeAdapter[Any]:
 def _reader(kind: type[Any]) -> TypeAdapter[Any]:
     """A model around the noun: its configuration reaches into the plain dataclasses below."""
     config = ConfigDict(strict=True, extra="forbid")
-    return TypeAdapter(create_model(f"{kind.__name__}Document", __config__=config, value=(kind, ...)))
+    return TypeAdapter(
+        create_model(f"{kind.__name__}Document", __config__=config, value=(kind, ...))
+    )
 
 
 def document(value: object) -> Any:

@@ -142,24 +142,38 @@ class Uniform(Incremental):
 
 
 class Coverage(Incremental):
-    """All copies together reach a throughput."""
+    """All copies together reach a throughput; a model without any copy owes nothing.
 
-    def __init__(self, tokens_per_s: float, copies: int, best: float) -> None:
-        self._missing = tokens_per_s * (1 - _SLACK)
+    Args:
+        missing_tokens_per_s: beyond what copies that stay reach.
+        copies: still to be chosen.
+        best: tokens/s of the best candidate.
+        waivable: no copy stays, so choosing none is allowed.
+    """
+
+    def __init__(
+        self, missing_tokens_per_s: float, copies: int, best: float, *, waivable: bool
+    ) -> None:
+        self._missing = missing_tokens_per_s * (1 - _SLACK)
         self._copies = copies
         self._best = best
+        self._untouched = copies if waivable else -1
+        self._waived = 0
 
     def admit(self, choice: Choice) -> bool:
         """Refuses a value after which the best ones could not reach it any more."""
+        waives = choice.candidate is None and (self._waived or self._copies == self._untouched)
         rest = (self._copies - 1) * self._best
-        if choice.tokens_per_s + rest < self._missing:
+        if not waives and choice.tokens_per_s + rest < self._missing:
             return False
+        self._waived += bool(waives)
         self._missing -= choice.tokens_per_s
         self._copies -= 1
         return True
 
     def withdraw(self, choice: Choice) -> None:
         """Opens the copy again."""
+        self._waived = max(0, self._waived - 1)
         self._missing += choice.tokens_per_s
         self._copies += 1
 
@@ -201,7 +215,7 @@ class PricedSolver(Solver):
         self.value = incumbent
         self.complete = True
 
-    def getSolution(  # noqa: N802 - the library's name
+    def getSolution(  # noqa: N802 - the library's name  # pyrefly: ignore[bad-override]
         self, domains: dict[str, Any], constraints: list[Any], vconstraints: dict[str, Any]
     ) -> dict[str, Choice] | None:
         """The best assignment found, or None. Variables are taken in the order in which they were added."""
@@ -268,9 +282,12 @@ class PricedSolver(Solver):
         return fits
 
     def _leaf(self) -> bool:
+        """Keeps a leaf that is better; losses only bound its worth, rows that stay empty cost more."""
+        value = sum(choice.value for choice in self._path)
+        if value <= self.value and self._path:
+            return False
         if not self._fits():
             self._careful = True
             return False
-        self.best = list(self._path)
-        self.value = sum(choice.value for choice in self.best)
+        self.best, self.value = list(self._path), value
         return self._first

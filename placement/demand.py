@@ -31,6 +31,7 @@ class Demand:
         dtype: None = whatever the stored weights and the engine prefer.
         engines: allowed engines; None = whatever can.
         max_ttft_s, max_token_s: predicted bounds, None = none.
+        min_tokens_per_s: of all copies together, as soon as there is one.
         preferred, banned: device class names.
         spread: replicas of this model on different nodes, racks, or anywhere.
         pin_nodes: only these nodes; None = any.

@@ -29,7 +29,11 @@ def _change(before: Slot | None, after: Slot) -> Change:
     differences = _differences(before, after)
     if not differences:
         return Change(
-            kind="keep", slot=after.id, before=before, after=after, reason=f"stays on {where(after)}"
+            kind="keep",
+            slot=after.id,
+            before=before,
+            after=after,
+            reason=f"stays on {where(after)}",
         )
     return Change(
         kind="move", slot=after.id, before=before, after=after, reason="; ".join(differences)

@@ -6,6 +6,7 @@ Knows models and dtypes; knows no devices and no nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import Literal
 
@@ -40,7 +41,7 @@ def layer_ranges(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
     """
     size, rest = divmod(layers, stages)
     ends = [k * size + min(k, rest) for k in range(stages + 1)]
-    return tuple(zip(ends[:-1], ends[1:], strict=True))
+    return tuple(pairwise(ends))
 
 
 def stored_dtype(facts: ModelFacts) -> Dtype:

@@ -6,20 +6,19 @@ exclusive tenants. Prefers where a replica runs now, then the node of the previo
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .constraint import Block, Candidate, Pool
-from .demand import App, Demand
-from .ids import DeviceId, SlotId
+from .demand import App
+from .floor import Floor, Request, Seat, domain
+from .ids import SlotId
 from .layout import layer_ranges
 from .plan import Plan, Slot, Stage
 
 MAX_STEPS = 600
-"""Stages tried before one packing is given up, beside one try for each stage."""
-
-_SLACK = 1e-6
+"""Stages tried in vain before one packing is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +36,6 @@ class Packing:
 
     placed: tuple[Placed, ...] | None
     exact: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seat:
-    """A possible place of one stage."""
-
-    pool: Pool
-    block: Block
-    devices: tuple[DeviceId, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """One replica to place, and where it runs now."""
-
-    candidate: int
-    config: Candidate
-    demand: Demand
-    current: Slot | None
 
 
 class Packer:
@@ -80,7 +60,7 @@ class Packer:
         self._steps_left = 0
 
     def allow(self, steps: int) -> None:
-        """Stages that may be tried from now on, over all packings; each gets one try for each stage in any case."""
+        """Stages that may be tried from now on, over all packings; after that nothing is found, and none is sure."""
         self._steps_left = steps
 
     def continues(self, candidate: int) -> bool:
@@ -96,22 +76,22 @@ class Packer:
 
     def _pack(self, chosen: tuple[int, ...]) -> Packing:
         requests = self._requests(chosen)
-        floor = _Floor(self._app, self._pools, self._exclusive)
+        floor = Floor(self._app, self._pools, self._exclusive)
         stages = sum(request.config.layout.pp for request in requests)
-        limit = stages + max(0, min(MAX_STEPS, self._steps_left))
+        limit = min(stages + MAX_STEPS, self._steps_left)
         search = _Descent(floor, requests, self._should_stop, limit)
         found = search.run()
         self._steps_left -= search.steps
         return Packing(placed=tuple(search.placed) if found else None, exact=search.exact)
 
-    def _requests(self, chosen: tuple[int, ...]) -> list[_Request]:
+    def _requests(self, chosen: tuple[int, ...]) -> list[Request]:
         running = {k: list(slots) for k, slots in self._by_config.items()}
         requests = []
         for k in chosen:
             slots = running.get(k)
             config = self._candidates[k]
             requests.append(
-                _Request(
+                Request(
                     candidate=k,
                     config=config,
                     demand=self._demands[config.model],
@@ -121,7 +101,7 @@ class Packer:
         return sorted(requests, key=_urgency)
 
 
-def _urgency(request: _Request) -> tuple[bool, float, bool, float, int]:
+def _urgency(request: Request) -> tuple[bool, float, bool, float, int]:
     """What stays comes first, then what is hardest to place."""
     config = request.config
     return (
@@ -161,96 +141,13 @@ def _matches(slot: Slot, candidate: Candidate) -> bool:
     )
 
 
-_Shape = tuple[str, int, int]
-"""A block as a node shows it: pool, island, number of devices."""
-
-_Entry = tuple[int, str, int, int]
-"""A stage on a node: candidate, pool, island, position of its first device."""
-
-_State = tuple[str, tuple[_Shape, ...], tuple[_Entry, ...]]
-
-
-class _Floor:
-    """What is free now. Every change can be taken back exactly."""
-
-    def __init__(self, app: App, pools: Sequence[Pool], exclusive: set[str]) -> None:
-        self.budgets = app.budgets
-        self.exclusive = exclusive
-        self.free: dict[DeviceId, int] = {
-            device: pool.shares for pool in pools for block in pool.blocks for device in block.devices
-        }
-        self.node_w: dict[str, float] = defaultdict(float)
-        self.rack_w: dict[str, float] = defaultdict(float)
-        self.tenants: dict[str, Counter[str]] = defaultdict(Counter)
-        self.domains: dict[str, Counter[str]] = defaultdict(Counter)
-        self._racks_matter = app.budgets.rack_w is not None or any(
-            demand.spread == "rack" for demand in app.demands
-        )
-        self._racks: dict[str, str] = {}
-        self._shapes: dict[str, tuple[_Shape, ...]] = defaultdict(tuple)
-        self._log: dict[str, list[_Entry]] = defaultdict(list)
-        for pool in pools:
-            for block in pool.blocks:
-                self._racks[block.node] = block.rack
-                self._shapes[block.node] += ((pool.name, block.island, len(block.devices)),)
-
-    def alike(self, node: str) -> _State:
-        """Equal for nodes that no further placement can tell apart."""
-        rack = self._racks[node] if self._racks_matter else ""
-        return rack, self._shapes[node], tuple(sorted(self._log[node]))
-
-    def state(self) -> tuple[_State, ...]:
-        """Equal for floors that no further placement can tell apart; nodes with nothing on them are left out."""
-        return tuple(sorted(self.alike(node) for node, log in self._log.items() if log))
-
-    def admits(self, request: _Request, block: Block, own: set[str]) -> bool:
-        """Whether a stage may go to that block; `own` are the failure domains that this replica is in already."""
-        watts = request.config.stage_power_w
-        if _over(self.node_w[block.node] + watts, self.budgets.node_w):
-            return False
-        if _over(self.rack_w[block.rack] + watts, self.budgets.rack_w):
-            return False
-        if request.demand.spread != "none":
-            domain = _domain(request.demand, block)
-            if self.domains[request.demand.id][domain] and domain not in own:
-                return False
-        return self._tenant_admits(request.demand.tenant, block.node)
-
-    def _tenant_admits(self, tenant: str, node: str) -> bool:
-        others = {name for name, count in self.tenants[node].items() if count} - {tenant}
-        return not others or (tenant not in self.exclusive and not others & self.exclusive)
-
-    def change(self, request: _Request, seat: _Seat, sign: int) -> None:
-        """Takes a seat (+1) or gives it back (-1)."""
-        block, watts = seat.block, request.config.stage_power_w
-        for device in seat.devices:
-            self.free[device] -= sign * request.config.layout.shares
-        self.node_w[block.node] += sign * watts
-        self.rack_w[block.rack] += sign * watts
-        self.tenants[block.node][request.demand.tenant] += sign
-        self.domains[request.demand.id][_domain(request.demand, block)] += sign
-        entry = (request.candidate, seat.pool.name, block.island, block.devices.index(seat.devices[0]))
-        if sign > 0:
-            self._log[block.node].append(entry)
-        else:
-            self._log[block.node].remove(entry)
-
-
-def _over(watts: float, budget_w: float | None) -> bool:
-    return budget_w is not None and watts > budget_w * (1 + _SLACK)
-
-
-def _domain(demand: Demand, block: Block) -> str:
-    return block.rack if demand.spread == "rack" else block.node
-
-
 class _Descent:
     """One depth-first search over the stages of all requests."""
 
     def __init__(
         self,
-        floor: _Floor,
-        requests: list[_Request],
+        floor: Floor,
+        requests: list[Request],
         should_stop: Callable[[], bool],
         max_steps: int,
     ) -> None:
@@ -267,7 +164,7 @@ class _Descent:
         """True when every request has its place, then in `placed`."""
         return self._place(0, [])
 
-    def _place(self, index: int, seats: list[_Seat]) -> bool:
+    def _place(self, index: int, seats: list[Seat]) -> bool:
         if index == len(self.requests):
             return True
         request = self.requests[index]
@@ -275,7 +172,7 @@ class _Descent:
             return self._next(index, seats)
         return any(self._try(index, seats, seat) for seat in self._seats(request, seats))
 
-    def _next(self, index: int, seats: list[_Seat]) -> bool:
+    def _next(self, index: int, seats: list[Seat]) -> bool:
         """Goes on after a whole replica, unless an equal state has failed before."""
         state = (index, *self.floor.state())
         if state in self._failed:
@@ -287,7 +184,7 @@ class _Descent:
         self._failed.add(state)
         return False
 
-    def _try(self, index: int, seats: list[_Seat], seat: _Seat) -> bool:
+    def _try(self, index: int, seats: list[Seat], seat: Seat) -> bool:
         self.steps += 1
         if self.steps > self.max_steps or self.should_stop():
             self.exact = False
@@ -299,15 +196,15 @@ class _Descent:
         self.floor.change(request, seat, -1)
         return False
 
-    def _seats(self, request: _Request, seats: list[_Seat]) -> Iterator[_Seat]:
+    def _seats(self, request: Request, seats: list[Seat]) -> Iterator[Seat]:
         if self.steps > self.max_steps:
             return
-        own = {_domain(request.demand, seat.block) for seat in seats}
+        own = {domain(request.demand, seat.block) for seat in seats}
         kept = self._kept(request, seats, own)
         if kept is not None:
             yield kept
         last = seats[-1].block.node if seats else None
-        found: dict[tuple[object, ...], tuple[bool, int, int, _Seat]] = {}
+        found: dict[tuple[object, ...], tuple[bool, int, int, Seat]] = {}
         for position, block in enumerate(request.config.pool.blocks):
             if self.floor.admits(request, block, own):
                 away = block.node != last
@@ -318,7 +215,7 @@ class _Descent:
             if seat != kept:
                 yield seat
 
-    def _kept(self, request: _Request, seats: list[_Seat], own: set[str]) -> _Seat | None:
+    def _kept(self, request: Request, seats: list[Seat], own: set[str]) -> Seat | None:
         """The place of this stage in the current plan, where it is still free."""
         if request.current is None:
             return None
@@ -329,22 +226,22 @@ class _Descent:
             return None
         if not self.floor.admits(request, block, own):
             return None
-        return _Seat(pool=pool, block=block, devices=stage.devices)
+        return Seat(pool=pool, block=block, devices=stage.devices)
 
-    def _in_block(self, request: _Request, block: Block) -> Iterator[tuple[int, _Seat]]:
+    def _in_block(self, request: Request, block: Block) -> Iterator[tuple[int, Seat]]:
         """Places in a block with what they leave free; devices with equal free shares count once."""
         layout, pool = request.config.layout, request.config.pool
         fitting = [d for d in block.devices if self.floor.free[d] >= layout.shares]
         if pool.shares > 1:
             levels = {self.floor.free[d]: d for d in reversed(fitting)}
             for free, device in levels.items():
-                yield free - layout.shares, _Seat(pool=pool, block=block, devices=(device,))
+                yield free - layout.shares, Seat(pool=pool, block=block, devices=(device,))
         elif len(fitting) >= layout.tp:
             devices = tuple(fitting[: layout.tp])
-            yield len(fitting) - layout.tp, _Seat(pool=pool, block=block, devices=devices)
+            yield len(fitting) - layout.tp, Seat(pool=pool, block=block, devices=devices)
 
 
-def _placed(request: _Request, seats: list[_Seat]) -> Placed:
+def _placed(request: Request, seats: list[Seat]) -> Placed:
     ranges = layer_ranges(request.config.option.facts.layers, request.config.layout.pp)
     stages = tuple(
         Stage(

@@ -157,7 +157,9 @@ class Plan:
     @property
     def gap(self) -> float:
         """(bound - value) / |bound|; 0 when proven or nothing was asked."""
-        return 0.0 if self.proven or self.bound == 0 else (self.bound - self.value) / abs(self.bound)
+        return (
+            0.0 if self.proven or self.bound == 0 else (self.bound - self.value) / abs(self.bound)
+        )
 
     def slot(self, slot: SlotId) -> Slot | None:
         """The slot of that id, or None."""

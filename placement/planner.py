@@ -54,7 +54,9 @@ def attempt(
     refused = node_rejections(app.demands, inventory)
     pools = collapse(app.demands, inventory, refused)
     options = {d.id: _options(problem, d, pools) for d in app.demands}
-    table = tabulate(app, inventory, pools, tuple(c for o in options.values() for c in o.candidates))
+    table = tabulate(
+        app, inventory, pools, tuple(c for o in options.values() for c in o.candidates)
+    )
     rejections = _rejections(problem, refused, options, table)
     possible = tuple(d for d in app.demands if any(c.model == d.id for c in table.candidates))
     hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d not in possible)
@@ -110,7 +112,7 @@ def _short(possible: tuple[Demand, ...], table: Table) -> tuple[Rejection, ...]:
     for demand in possible:
         wanted = demand.min_tokens_per_s
         best = max(c.predicted.tokens_per_s for c in table.candidates if c.model == demand.id)
-        if wanted is not None and best * demand.replicas_max < wanted:
+        if wanted and demand.replicas_min and best * demand.replicas_max < wanted:
             reach = best * demand.replicas_max
             found.append(
                 Rejection(
@@ -204,7 +206,9 @@ def _why(table: Table, dual: Dual, chosen: int) -> Why:
         if c.model == own.model and _shape(c) != _shape(own)
     ]
     best = max(others, key=lambda k: (dual.reduced[k], -k), default=None)
-    binding = tuple(table.rows[row].name for row, _ in table.usage[chosen] if dual.prices[row] > 1e-9)
+    binding = tuple(
+        table.rows[row].name for row, _ in table.usage[chosen] if dual.prices[row] > 1e-9
+    )
     if best is None:
         return Why(binding=binding)
     other = table.candidates[best]

@@ -16,7 +16,6 @@ from .plan import Rejection
 from .rules import NODE_RULES
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Key:
     """Everything that a rule may look at."""

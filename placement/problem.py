@@ -122,7 +122,14 @@ def _check_demand(demand: Demand) -> None:
 
 
 def _check_facts(demand: Demand, facts: ModelFacts) -> None:
-    sizes = (facts.parameters, facts.layers, facts.hidden, facts.heads, facts.kv_heads, facts.head_dim)
+    sizes = (
+        facts.parameters,
+        facts.layers,
+        facts.hidden,
+        facts.heads,
+        facts.kv_heads,
+        facts.head_dim,
+    )
     if not all(isfinite(size) and size > 0 for size in sizes):
         raise SpecError(
             f"facts of {demand.id} hold a figure that is not positive",

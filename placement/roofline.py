@@ -207,9 +207,7 @@ def _prefill_s(rates: _Rates, prompt: int) -> float:
     )
 
 
-def _power_w(
-    rates: _Rates, device_class: DeviceClass, concurrency: int, token_s: float
-) -> float:
+def _power_w(rates: _Rates, device_class: DeviceClass, concurrency: int, token_s: float) -> float:
     """Idle power plus the rest by the fraction of a step in which the binding resource is busy."""
     busy = min(1.0, _bound_s(rates, concurrency) / token_s)
     each = device_class.idle_w + (device_class.power_w - device_class.idle_w) * busy

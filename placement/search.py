@@ -28,7 +28,7 @@ ROUNDS, ROUND_STEPS = 80, 400
 """Neighbourhoods searched, and values tried in each."""
 
 PACK_STEPS = 4000
-"""Stages that the packer may try in vain in each of the three parts."""
+"""Stages that the packer may try in each of the three parts."""
 
 FREED, ADDED = 4, 3
 """Placed and unplaced copies that a neighbourhood holds at most."""
@@ -227,9 +227,7 @@ class Search:
             for rank, k in enumerate(own)
         ]
         if optional:
-            nothing = Choice(
-                model=demand.id, candidate=None, value=0.0, loss=reference, rank=inf
-            )
+            nothing = Choice(model=demand.id, candidate=None, value=0.0, loss=reference, rank=inf)
             choices.append(nothing)
         return choices if frame.small else sorted(choices, key=lambda c: (c.loss, c.rank))
 
@@ -247,7 +245,8 @@ class Search:
         if demand.min_tokens_per_s is not None:
             best = max(candidates[k].predicted.tokens_per_s for k in self._own[demand.id])
             there = sum(c.predicted.tokens_per_s for c in fixed)
-            rules.append(Coverage(demand.min_tokens_per_s - there, demand.replicas_max, best))
+            missing = demand.min_tokens_per_s - there
+            rules.append(Coverage(missing, demand.replicas_max, best, waivable=not fixed))
         return rules
 
 

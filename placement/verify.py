@@ -32,9 +32,7 @@ class _Ground:
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
         self.nodes: dict[NodeId, Node] = {n.id: n for n in inventory.nodes}
-        self.devices: dict[DeviceId, Device] = {
-            d.id: d for n in inventory.nodes for d in n.devices
-        }
+        self.devices: dict[DeviceId, Device] = {d.id: d for n in inventory.nodes for d in n.devices}
         self.classes = classes_of(inventory)
 
 
@@ -134,7 +132,9 @@ def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
     if node.engines is not None and slot.engine not in node.engines:
         yield f"{slot.engine} cannot start on {node.id}"
     if node.models is not None:
-        for source in {demand.model.tokenizer} | (set() if slot.emulated else {demand.model.source}):
+        for source in {demand.model.tokenizer} | (
+            set() if slot.emulated else {demand.model.source}
+        ):
             presence = node.presence(source)
             if presence is None or not presence.present:
                 yield f"{source} is not on {node.id}"
@@ -173,6 +173,17 @@ def _engine(
         yield f"engine {slot.engine} was not asked for"
     if demand.arithmetic == "exact" and not engine.exact:
         yield f"{engine.name} has no exact arithmetic"
+    yield from _dtype(demand, facts, device_class, engine, slot)
+    yield from _source(ground, demand, engine, slot)
+
+
+def _dtype(
+    demand: Demand,
+    facts: ModelFacts,
+    device_class: DeviceClass,
+    engine: EngineFacts,
+    slot: Slot,
+) -> Iterator[str]:
     if device_class.name in demand.banned:
         yield f"{device_class.name} is banned"
     if demand.dtype is not None and slot.dtype != demand.dtype:
@@ -181,7 +192,6 @@ def _engine(
     computes = {dtype for dtype, _ in device_class.flops} & set(engine.dtypes)
     if not as_stored and slot.dtype not in computes:
         yield f"{engine.name} on {device_class.name} does not compute {slot.dtype}"
-    yield from _source(ground, demand, engine, slot)
 
 
 def _source(ground: _Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> Iterator[str]:
@@ -197,9 +207,7 @@ def _source(ground: _Ground, demand: Demand, engine: EngineFacts, slot: Slot) ->
 
 def _compiled(node: Node, demand: Demand, slot: Slot) -> set[int]:
     return {
-        a.tp
-        for a in node.artifacts
-        if a.model == demand.id and a.device_class == slot.device_class
+        a.tp for a in node.artifacts if a.model == demand.id and a.device_class == slot.device_class
     }
 
 
@@ -315,7 +323,9 @@ def _tenants(app: App, plan: Plan) -> Iterator[str]:
 def _model(ground: _Ground, demand: Demand, own: list[Slot]) -> Iterator[str]:
     if len({slot.emulated for slot in own}) > 1:
         yield f"{demand.id} is served by real and by emulated engines"
-    yield from _over(f"{demand.id} power", sum(s.predicted.power_w for s in own), demand.power_budget_w)
+    yield from _over(
+        f"{demand.id} power", sum(s.predicted.power_w for s in own), demand.power_budget_w
+    )
     price = sum(s.predicted.price_per_hour for s in own)
     yield from _over(f"{demand.id} price", price, demand.max_price_per_hour)
     tokens = sum(s.predicted.tokens_per_s for s in own)
@@ -326,9 +336,7 @@ def _model(ground: _Ground, demand: Demand, own: list[Slot]) -> Iterator[str]:
     domains: Counter[str] = Counter()
     for slot in own:
         nodes = set(slot.nodes)
-        domains.update(
-            nodes if demand.spread == "node" else {ground.nodes[n].rack for n in nodes}
-        )
+        domains.update(nodes if demand.spread == "node" else {ground.nodes[n].rack for n in nodes})
     for domain, count in domains.items():
         if count > 1:
             yield f"{demand.id} has {count} replicas on {demand.spread} {domain}"
@@ -341,9 +349,7 @@ def _worth(problem: Problem, ground: _Ground, plan: Plan) -> Iterator[str]:
         demand = demands[slot.model]
         facts = facts_of(demand, ground.inventory)
         assert facts is not None
-        total += replica_value(
-            demand, facts, problem.app.policy, slot.predicted, slot.device_class
-        )
+        total += replica_value(demand, facts, problem.app.policy, slot.predicted, slot.device_class)
     if not isclose(total, plan.value, rel_tol=_RELATIVE, abs_tol=1e-9):
         yield f"is worth {total:.6f}, not {plan.value:.6f}"
     if plan.bound < plan.value - _RELATIVE * abs(plan.value):

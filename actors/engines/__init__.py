@@ -1,0 +1,1 @@
+"""One file per engine; siblings do not know each other."""

@@ -51,7 +51,7 @@ def up(
     "--timeout",
     "timeout_s",
     type=click.FloatRange(min=0),
-    default=10.0,
+    default=3.0,
     show_default=True,
     help="Seconds in which processes may end by themselves before they are killed.",
 )

@@ -125,7 +125,21 @@ def settings_of(context: click.Context, **flags: Any) -> Settings:
     """The settings, with the flags of the command."""
     from ..settings import load_settings
 
+    _quiet_logs()
+
     return load_settings(state=context.find_root().obj, **flags)
+
+
+def _quiet_logs() -> None:
+    """Events of our own modules are for logs; a person sees warnings only, on standard error."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def client_of(context: click.Context, *, timeout_s: float | None = None) -> Client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
@@ -21,12 +21,12 @@ from placement.codec import decode, encode, plan_document
 from placement.demand import App
 from placement.diff import diff
 from placement.errors import ShardyardError, SpecError
-from placement.explain import explain
 from placement.plan import Change, Infeasible, Plan
 
 from ..controller import Controller
 from ..errors import ControlError
-from ..spec import dump_app, scaled
+from ..explaining import sentences
+from ..spec import dump_app, dump_spec, parse_spec, scaled
 from ..state import inventory
 
 LARGEST_BODY = 4 * 1024**2
@@ -156,8 +156,9 @@ class ControlApi:
         if current is None:
             raise ControlError("nothing is deployed", hint="shardyard apply SPEC")
         app = scaled(current, str(body.get("model")), body.get("replicas"))
+        spec = replace(parse_spec(self._controller.state.yaml, "spec"), app=app)
         before = self._controller.state.plan
-        outcome = await self._controller.accept(app, dump_app(app))
+        outcome = await self._controller.accept(app, dump_spec(spec))
         return self._answer(outcome, before=before, accepted=isinstance(outcome, Plan))
 
     def _answer(
@@ -169,6 +170,7 @@ class ControlApi:
             {
                 "document": plan_document(outcome, cpu_s=0.0),
                 "diff": [change_document(change) for change in changes],
+                "explanation": list(sentences(outcome)),
                 "accepted": accepted,
             }
         )
@@ -192,6 +194,7 @@ class ControlApi:
                 "node": slot.nodes[0],
                 "emulated": slot.emulated,
                 "state": known.phase if known is not None else "waiting",
+                "since_s": self._controller.age_s(known.since) if known is not None else None,
                 "load_ratio": 0.0,
                 "detail": failure.reason if failure is not None else "",
             }
@@ -206,7 +209,7 @@ class ControlApi:
         if outcome is None:
             raise ControlError("there is no plan yet", hint="shardyard apply SPEC")
         about = request.query_params.get("about", "")
-        return JSONResponse({"sentences": list(explain(outcome, about).sentences)})
+        return JSONResponse({"sentences": list(sentences(outcome, about))})
 
     async def logs(self, request: Request) -> Response:
         """The last lines of the log of a slot, node, gateway or the controller."""

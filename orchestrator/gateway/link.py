@@ -236,6 +236,8 @@ class Link(FramedConnection):
             self.state = message.state
             self.elsewhere = max(0, message.running + message.waiting - len(self._streams))
         elif isinstance(message, (Welcome, Failure)):
+            if isinstance(message, Welcome):
+                self.state = message.state
             if not self.welcome.done():
                 self.welcome.set_result(message)
         else:

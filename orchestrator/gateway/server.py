@@ -94,6 +94,7 @@ class GatewayServer:
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             date_header=True,
             timeout_keep_alive=KEEP_ALIVE_S,
             backlog=BACKLOG,

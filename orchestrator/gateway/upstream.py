@@ -120,7 +120,6 @@ class Upstream:
                 link.abort()
             return None
         if isinstance(answer, Welcome) and answer.incarnation == replica.incarnation:
-            link.state = answer.state
             return link
         reason = "another incarnation" if isinstance(answer, Welcome) else answer.code
         log.warning("replica.refused", slot=replica.slot, reason=reason)

@@ -15,7 +15,8 @@ def check_node(demand: Demand, node: Node) -> Rejection | None:
         model=demand.id,
         constraint="availability",
         node=node.id,
-        reason=f"node {node.id} is cordoned" + (f": {node.cordon_reason}" if node.cordon_reason else ""),
+        reason=f"node {node.id} is cordoned"
+        + (f": {node.cordon_reason}" if node.cordon_reason else ""),
         resolvable=True,
         hint=f"lift the cordon of {node.id}",
     )

@@ -27,7 +27,9 @@ def _groups(pool: Pool, own: dict[int, Candidate]) -> Iterator[Row]:
     """Groups of `tp` or more take no more devices than fit into islands in blocks of `tp`."""
     for tp in sorted({c.layout.tp for c in own.values()} - {1}):
         limit = sum(len(block.devices) // tp for block in pool.blocks)
-        amounts = {k: float(c.layout.pp * (c.layout.tp // tp)) for k, c in own.items() if c.layout.tp >= tp}
+        amounts = {
+            k: float(c.layout.pp * (c.layout.tp // tp)) for k, c in own.items() if c.layout.tp >= tp
+        }
         yield Row(
             name=f"devices:{pool.name}:tp{tp}", limit=float(limit), amounts=amounts, hard=False
         )

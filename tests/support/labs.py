@@ -11,6 +11,7 @@ from placement.devices import Device, Health
 from placement.ids import DeviceId, ModelId, NodeId
 from placement.inventory import Inventory, Link, Node
 from placement.modelspec import ModelFacts, ModelSpec
+from placement.plan import Fix
 from placement.policy import POLICIES
 from placement.units import GBIT, GIB
 
@@ -83,7 +84,12 @@ def devices(
 
 
 def cpu(
-    node: str, cores: int, memory_gib: float, device_class: str = "CPU_AVX512", *, emulated: bool = False
+    node: str,
+    cores: int,
+    memory_gib: float,
+    device_class: str = "CPU_AVX512",
+    *,
+    emulated: bool = False,
 ) -> Device:
     """The CPU of a node as one device."""
     return Device(
@@ -168,3 +174,49 @@ def without_node(whole: Inventory, name: str) -> Inventory:
     """The next generation, after a node was lost."""
     left = tuple(n for n in whole.nodes if n.id != name)
     return replace(whole, nodes=left, generation=whole.generation + 1)
+
+
+_FIELDS = {
+    "context": "context",
+    "concurrency": "concurrency",
+    "dtype": "dtype",
+    "engines": "engines",
+    "constraints.spread": "spread",
+    "constraints.pin": "pin_nodes",
+    "constraints.min_tokens_per_s": "min_tokens_per_s",
+    "constraints.power_budget_watts": "power_budget_w",
+    "constraints.max_price_per_hour": "max_price_per_hour",
+    "constraints.max_latency_ms": "max_ttft_s",
+    "constraints.max_token_ms": "max_token_s",
+    "constraints.banned_hardware": "banned",
+}
+
+
+def with_change(whole: App, fix: Fix) -> App:
+    """The app with a fix's change applied, read by the keys of a spec."""
+    for path, value in fix.change:
+        scope, _, rest = path.partition(".")
+        name, _, key = rest.partition(".")
+        if scope == "models":
+            asked = tuple(_changed(d, key, value) if d.id == name else d for d in whole.demands)
+            whole = replace(whole, demands=asked)
+        elif scope == "budgets":
+            whole = replace(whole, budgets=replace(whole.budgets, **{f"{key}_w": value}))
+        else:
+            tenants = tuple(
+                replace(t, max_devices=()) if t.name == name else t for t in whole.tenants
+            )
+            whole = replace(whole, tenants=tenants)
+    return whole
+
+
+def _changed(asked: Demand, key: str, value: Any) -> Demand:
+    if key == "replicas":
+        return replace(asked, replicas_min=value, replicas_max=value)
+    if key == "replicas.min":
+        return replace(asked, replicas_min=value)
+    if key.endswith("_ms") and value is not None:
+        value = value / 1e3
+    return replace(
+        asked, **{_FIELDS[key]: value if key != "constraints.banned_hardware" else frozenset()}
+    )

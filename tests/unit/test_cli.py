@@ -521,3 +521,28 @@ def test_schemas_are_printed(shardyard: Any, kind: str) -> None:
     found = json.loads(shardyard("schema", kind).stdout)
     assert found["title"] == f"shardyard {kind}"
     assert "$schema" in found
+
+
+def test_a_conversation_remembers_and_ends_with_the_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from orchestrator.cli.chat import _converse
+
+    typed = iter(["hello", "  ", "and again"])
+
+    def keyboard(_prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", keyboard)
+    heard: list[list[str]] = []
+
+    def answer(messages: list[dict[str, str]]) -> str:
+        heard.append([message["content"] for message in messages])
+        return f"answer {len(heard)}"
+
+    _converse(answer)
+    assert heard == [["hello"], ["hello", "answer 1", "and again"]]
+    assert "Ctrl-D" in capsys.readouterr().err

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from orchestrator.controller import Controller
-from orchestrator.spec import parse_app
-from placement.plan import Infeasible, Plan
 from support.control_plane import (
     HandClock,
     MemoryCluster,
@@ -16,6 +13,10 @@ from support.control_plane import (
     an_entry,
     yaml_of,
 )
+
+from orchestrator.controller import Controller
+from orchestrator.spec import parse_app
+from placement.plan import Infeasible, Plan
 
 
 class World:

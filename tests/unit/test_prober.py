@@ -13,8 +13,9 @@ from support.hosts import FakeHost, in_memory
 
 from actors.host import RealHost
 from actors.machine import node_name
+from actors.names import EMULATE_ENV, NODE_ENV, RACK_ENV
 from actors.probe import Absent, Broken, Found
-from actors.prober import Prober
+from actors.prober import Prober, prober_of_this_node
 from actors.probes.cpu import CpuProbe
 from actors.report import BrokenProbe, CpuFacts, NodeReport
 from actors.versions import code_hash, versions
@@ -254,6 +255,28 @@ def test_a_real_machine_has_a_cpu_and_a_version():
     assert report.cores
     assert report.versions == versions()
     assert report.versions.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_the_prober_of_a_node_knows_all_built_ins_and_its_names():
+    machine = in_memory("cpu", "captured-epyc-2cpu")
+    named = FakeHost(machine.files, variables={NODE_ENV: "gpu-1", RACK_ENV: "r1"})
+    report = prober_of_this_node(named, "incarnation-1").report()
+    assert (report.node, report.rack, report.incarnation) == ("gpu-1", "r1", "incarnation-1")
+    assert ids(report) == ["gpu-1/cpu0"]
+    assert "emulated" in report.engines
+    assert not report.emulated
+    anonymous = prober_of_this_node(machine, "i").report()
+    assert anonymous.node == node_name(machine)
+
+
+def test_a_lab_node_offers_what_is_declared_and_nothing_else():
+    machine = in_memory("cpu", "captured-epyc-2cpu")
+    declared = '{"devices": [{"class": "FURIOSA_RNGD", "count": 2}]}'
+    lab = FakeHost(machine.files, variables={NODE_ENV: "npu-1", EMULATE_ENV: declared})
+    report = prober_of_this_node(lab, "i").report()
+    assert ids(report) == ["npu-1/0", "npu-1/1"]
+    assert report.emulated
+    assert all(d.emulated for d in report.devices)
 
 
 def test_the_code_hash_follows_content_and_name(tmp_path: Path):

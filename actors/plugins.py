@@ -1,0 +1,151 @@
+"""Finds engines and probes: ours by listing a folder, other people's by entry point.
+
+Decides which of them can be used; one that is broken is reported and never hides another. It must not know what any of
+them does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import structlog
+
+from .engine import Engine
+from .errors import EngineError
+from .worker import WorkerEngine
+
+log = structlog.get_logger()
+
+PLUGIN_BROKEN = "plugin.broken"
+
+ENGINES_PACKAGE, ENGINES_GROUP = "actors.engines", "shardyard.engines"
+PROBES_PACKAGE, PROBES_GROUP = "actors.probes", "shardyard.probes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """A plugin that cannot be used, why, and what mends it."""
+
+    name: str
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugins:
+    """What was found.
+
+    Attributes:
+        found: plugin classes by their `name`, built-ins first, otherwise in order of module and entry point.
+    """
+
+    found: Mapping[str, type[Any]]
+    broken: tuple[Broken, ...] = ()
+
+
+@lru_cache
+def load_plugins(package: str, group: str) -> Plugins:
+    """The plugin classes of a package's modules and of an entry-point group; looked for once per process.
+
+    A plugin is a class with a text `name`. Of two with one name the first counts and the later is reported.
+    """
+    found: dict[str, type[Any]] = {}
+    broken: list[Broken] = []
+    for origin, outcome in (*_built_in(package), *_third_party(group)):
+        if isinstance(outcome, Broken):
+            broken.append(outcome)
+        elif outcome.name in found:
+            first = found[outcome.name]
+            reason = f"its name {outcome.name!r} is taken by {first.__module__}.{first.__name__}"
+            broken.append(
+                Broken(name=origin, reason=reason, hint="rename or uninstall one of them")
+            )
+        else:
+            found[outcome.name] = outcome
+    for problem in broken:
+        log.warning(PLUGIN_BROKEN, plugin=problem.name, reason=problem.reason)
+    return Plugins(found=found, broken=tuple(broken))
+
+
+def _built_in(package: str) -> Iterator[tuple[str, type[Any] | Broken]]:
+    folder = importlib.import_module(package).__path__
+    for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
+        origin = f"{package}.{module}"
+        try:
+            classes = _classes(importlib.import_module(origin))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an import does
+            yield origin, _broken(origin, error)
+            continue
+        if not classes:
+            yield origin, Broken(name=origin, reason="it has no class with a text `name`")
+        for found in classes:
+            yield origin, found
+
+
+def _third_party(group: str) -> Iterator[tuple[str, type[Any] | Broken]]:
+    points = importlib.metadata.entry_points(group=group)
+    for point in sorted(points, key=lambda p: (p.name, p.value)):
+        origin = f"{point.name} ({point.value})"
+        try:
+            found = point.load()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an import does
+            yield origin, _broken(origin, error)
+            continue
+        if inspect.isclass(found) and _is_plugin(found):
+            yield origin, found
+        else:
+            yield origin, Broken(name=origin, reason="it is not a class with a text `name`")
+
+
+def _broken(origin: str, error: BaseException) -> Broken:
+    reason = f"its import failed: {type(error).__name__}: {error}"[:500]
+    return Broken(name=origin, reason=reason, hint="reinstall or uninstall it")
+
+
+def _classes(module: Any) -> list[type[Any]]:
+    found = (c for _, c in inspect.getmembers(module, inspect.isclass))
+    return [c for c in found if c.__module__ == module.__name__ and _is_plugin(c)]
+
+
+def _is_plugin(candidate: type[Any]) -> bool:
+    name = getattr(candidate, "name", None)
+    return isinstance(name, str) and bool(name) and not candidate.__name__.startswith("_")
+
+
+def available_engines() -> tuple[frozenset[str], tuple[Broken, ...]]:
+    """The engines that can start here, and why the others cannot."""
+    plugins = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP)
+    missing = [
+        Broken(name=name, reason=f"{module} is not installed", hint=f"pip install {module}")
+        for name, engine in plugins.found.items()
+        for module in getattr(engine, "requires", ())
+        if importlib.util.find_spec(module) is None
+    ]
+    names = frozenset(plugins.found) - {m.name for m in missing}
+    return names, (*plugins.broken, *missing)
+
+
+def make_engine(name: str) -> Engine:
+    """A new engine: in this process, or a worker around it when it is a `Stepper`.
+
+    Raises:
+        EngineError: there is no such engine.
+    """
+    known = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found
+    if name not in known:
+        raise EngineError(
+            f"there is no engine {name!r} on this node",
+            hint="known engines: " + ", ".join(sorted(known)),
+        )
+    engine = known[name]
+    if hasattr(engine, "step"):
+        return WorkerEngine(name, f"{engine.__module__}:{engine.__qualname__}")
+    return engine()

@@ -1,0 +1,222 @@
+"""Milder specs, for an app that cannot be placed: every single change that could help, mild ones first within a kind.
+
+Pure rewriting of apps, with the spec's own keys; whether a change helps is for others to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil, floor
+
+from .demand import App, Demand
+from .devices import Dtype
+from .ids import ModelId
+from .plan import Plan, Predicted
+from .problem import with_demand
+
+Value = str | int | float | None
+
+_SMALLER: tuple[Dtype, ...] = ("bf16", "fp8", "int8", "int4")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaxation:
+    """A milder app.
+
+    Attributes:
+        kind: only the mildest helpful one of a kind is worth offering.
+        change: path of keys in the spec -> new value, None = remove the key.
+        says: the change in words.
+        tighten: for a lifted limit, the limit that a plan without it keeps to.
+    """
+
+    kind: str
+    change: tuple[tuple[str, Value], ...]
+    says: str
+    app: App
+    tighten: Callable[[Plan], Relaxation | None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limit:
+    """A numeric limit of a model, in the unit of the spec."""
+
+    key: str
+    get: Callable[[Demand], float | None]
+    put: Callable[[Demand, float | None], Demand]
+    reached: Callable[[list[Predicted]], int]
+
+
+def _seconds(value_ms: float | None) -> float | None:
+    return None if value_ms is None else value_ms / 1e3
+
+
+def _milliseconds(value_s: float | None) -> float | None:
+    return None if value_s is None else value_s * 1e3
+
+
+_LIMITS = (
+    _Limit(
+        key="max_latency_ms",
+        get=lambda d: _milliseconds(d.max_ttft_s),
+        put=lambda d, value: replace(d, max_ttft_s=_seconds(value)),
+        reached=lambda own: ceil(max(p.ttft_s for p in own) * 1e3),
+    ),
+    _Limit(
+        key="max_token_ms",
+        get=lambda d: _milliseconds(d.max_token_s),
+        put=lambda d, value: replace(d, max_token_s=_seconds(value)),
+        reached=lambda own: ceil(max(p.token_s for p in own) * 1e3),
+    ),
+    _Limit(
+        key="min_tokens_per_s",
+        get=lambda d: d.min_tokens_per_s,
+        put=lambda d, value: replace(d, min_tokens_per_s=value),
+        reached=lambda own: floor(sum(p.tokens_per_s for p in own)),
+    ),
+    _Limit(
+        key="power_budget_watts",
+        get=lambda d: d.power_budget_w,
+        put=lambda d, value: replace(d, power_budget_w=value),
+        reached=lambda own: ceil(sum(p.power_w for p in own)),
+    ),
+    _Limit(
+        key="max_price_per_hour",
+        get=lambda d: d.max_price_per_hour,
+        put=lambda d, value: replace(d, max_price_per_hour=value),
+        reached=lambda own: ceil(sum(p.price_per_hour for p in own)),
+    ),
+)
+
+
+def relaxations(app: App, models: tuple[ModelId, ...]) -> Iterator[Relaxation]:
+    """Milder apps, mild ones first within a kind."""
+    for demand in app.demands:
+        if demand.id in models:
+            yield from _limits(app, demand)
+            yield from _sizes(app, demand)
+            yield from _placing(app, demand)
+            yield from _replicas(app, demand)
+    yield from _budgets(app)
+
+
+def _change(
+    app: App, demand: Demand, key: str, value: str | int | float | None, says: str, changed: Demand
+) -> Relaxation:
+    return Relaxation(
+        kind=f"{demand.id}.{key}",
+        change=((f"models.{demand.id}.{key}", value),),
+        says=says,
+        app=with_demand(app, changed),
+    )
+
+
+def _replicas(app: App, demand: Demand) -> Iterator[Relaxation]:
+    for count in range(demand.replicas_min - 1, 0, -1):
+        yield _fewer(app, demand, count)
+    if len(app.demands) > 1 and demand.replicas_min > 0:
+        yield dropped(app, demand)
+
+
+def _fewer(app: App, demand: Demand, count: int) -> Relaxation:
+    if demand.replicas_min == demand.replicas_max:
+        key, changed = "replicas", replace(demand, replicas_min=count, replicas_max=count)
+    else:
+        key, changed = "replicas.min", replace(demand, replicas_min=count)
+    says = f"{key} of {demand.id}: {demand.replicas_min} -> {count}"
+    return _change(app, demand, key, count, says, changed)
+
+
+def dropped(app: App, demand: Demand) -> Relaxation:
+    """Without any copy of the model."""
+    return _fewer(app, demand, 0)
+
+
+def _sizes(app: App, demand: Demand) -> Iterator[Relaxation]:
+    facts = demand.model.facts
+    if facts is not None and demand.context > facts.window > 0:
+        yield _context(app, demand, facts.window)
+    context = demand.context // 2
+    while context >= 256:
+        yield _context(app, demand, context)
+        context //= 2
+    concurrency = demand.concurrency // 2
+    while concurrency >= 1:
+        says = f"concurrency of {demand.id}: {demand.concurrency} -> {concurrency}"
+        changed = replace(demand, concurrency=concurrency)
+        yield _change(app, demand, "concurrency", concurrency, says, changed)
+        concurrency //= 2
+    for dtype in _SMALLER:
+        if dtype != demand.dtype:
+            says = f"dtype of {demand.id}: {demand.dtype or 'auto'} -> {dtype}"
+            yield _change(app, demand, "dtype", dtype, says, replace(demand, dtype=dtype))
+
+
+def _context(app: App, demand: Demand, context: int) -> Relaxation:
+    says = f"context of {demand.id}: {demand.context} -> {context}"
+    return _change(app, demand, "context", context, says, replace(demand, context=context))
+
+
+def _limits(app: App, demand: Demand) -> Iterator[Relaxation]:
+    """Limits of one model, lifted; then tightened to what is reached without them."""
+    for limit in _LIMITS:
+        if limit.get(demand) is not None:
+            lifted = _removed(app, demand, limit.key, limit.put(demand, None))
+            yield replace(lifted, tighten=partial(_tightened, app, demand, limit))
+
+
+def _tightened(app: App, demand: Demand, limit: _Limit, plan: Plan) -> Relaxation | None:
+    """The limit at what the model's slots reach in a plan, rounded to the safe side; None when it has no slot."""
+    own = [slot.predicted for slot in plan.slots if slot.model == demand.id]
+    if not own:
+        return None
+    reached = limit.reached(own)
+    says = f"{limit.key} of {demand.id}: {limit.get(demand):g} -> {reached}"
+    key = f"constraints.{limit.key}"
+    return _change(app, demand, key, reached, says, limit.put(demand, float(reached)))
+
+
+def _placing(app: App, demand: Demand) -> Iterator[Relaxation]:
+    if demand.spread != "none":
+        says = f"spread of {demand.id}: {demand.spread} -> none"
+        changed = replace(demand, spread="none")
+        yield _change(app, demand, "constraints.spread", "none", says, changed)
+    if demand.pin_nodes is not None:
+        yield _removed(app, demand, "pin", replace(demand, pin_nodes=None))
+    if demand.banned:
+        yield _removed(app, demand, "banned_hardware", replace(demand, banned=frozenset()))
+    if demand.engines is not None:
+        says = f"engines of {demand.id}: any"
+        yield _change(app, demand, "engines", None, says, replace(demand, engines=None))
+
+
+def _removed(app: App, demand: Demand, key: str, changed: Demand) -> Relaxation:
+    return _change(app, demand, f"constraints.{key}", None, f"{demand.id} without {key}", changed)
+
+
+def _budgets(app: App) -> Iterator[Relaxation]:
+    budgets = app.budgets
+    scopes = (
+        ("cluster", budgets.cluster_w, replace(budgets, cluster_w=None)),
+        ("rack", budgets.rack_w, replace(budgets, rack_w=None)),
+        ("node", budgets.node_w, replace(budgets, node_w=None)),
+    )
+    for scope, limit, lifted in scopes:
+        if limit is not None:
+            yield Relaxation(
+                kind=f"budgets.{scope}",
+                change=((f"budgets.power_watts.{scope}", None),),
+                says=f"no power budget for the {scope}",
+                app=replace(app, budgets=lifted),
+            )
+    for tenant in app.tenants:
+        if tenant.max_devices:
+            relaxed = replace(tenant, max_devices=())
+            yield Relaxation(
+                kind=f"tenants.{tenant.name}",
+                change=((f"tenants.{tenant.name}.max_devices", None),),
+                says=f"no device quota for tenant {tenant.name}",
+                app=replace(app, tenants=tuple(relaxed if t is tenant else t for t in app.tenants)),
+            )

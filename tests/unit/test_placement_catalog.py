@@ -1,0 +1,53 @@
+"""The catalog is complete, sourced and sane; engines drive what they should."""
+
+from __future__ import annotations
+
+import pytest
+
+from placement.catalog import EMULATED, catalog, engines, engines_for, layout_engine
+from placement.devices import Kind
+from placement.units import GIB
+
+NAMES = """NVIDIA_H100_80G NVIDIA_H200_141G NVIDIA_A100_40G NVIDIA_A100_80G NVIDIA_L4_24G NVIDIA_L40S_48G NVIDIA_T4_16G
+NVIDIA_V100_16G NVIDIA_V100_32G AMD_MI300X_192G INTEL_GAUDI2_96G INTEL_GAUDI3_128G INTEL_ARC_B580_12G RBLN_ATOM RBLN_ATOM_PLUS
+RBLN_ATOM_MAX RBLN_REBEL_QUAD FURIOSA_RNGD FURIOSA_WARBOY SAMSUNG_HBM_PIM SKHYNIX_AIM CPU CPU_AVX2 CPU_AVX512 CPU_AMX""".split()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_class_has_figures_and_a_source(name: str) -> None:
+    known = catalog()[name]
+    assert known.source
+    assert known.flops
+    assert known.bandwidth_bytes_per_s > 1e9
+    assert 0 < known.bandwidth_efficiency <= 1
+    assert 0 < known.flops_efficiency <= 1
+    assert 0 < known.idle_w < known.power_w
+    assert known.memory_bytes > 0 or known.kind is Kind.CPU
+
+
+def test_usable_memory_is_less_than_nominal_by_the_stated_reserve() -> None:
+    assert catalog()["NVIDIA_H100_80G"].memory_bytes == 72 * GIB
+    assert catalog()["RBLN_ATOM"].memory_bytes == int((16 - 288 / 1024) * 0.95 * GIB)
+
+
+def test_a_card_of_four_dies_is_four_devices() -> None:
+    assert catalog()["RBLN_ATOM_MAX"].memory_bytes == catalog()["RBLN_ATOM"].memory_bytes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_emulated_engine_runs_on_declared_devices(name: str) -> None:
+    known = catalog()[name]
+    assert [e.name for e in engines_for(known, emulated=True)] == [EMULATED]
+    assert EMULATED not in [e.name for e in engines_for(known, emulated=False)]
+
+
+def test_the_emulated_engine_keeps_the_layout_limits_of_the_real_one() -> None:
+    (stand_in,) = engines_for(catalog()["FURIOSA_RNGD"], emulated=True)
+    assert (stand_in.tp, stand_in.pp) == (engines()["furiosa"].tp, engines()["furiosa"].pp)
+    (stand_in,) = engines_for(catalog()["SAMSUNG_HBM_PIM"], emulated=True)
+    assert (stand_in.tp, stand_in.pp) == ((1,), 1)
+
+
+def test_what_no_engine_drives_has_no_layout_engine() -> None:
+    assert layout_engine(catalog()["FURIOSA_WARBOY"]) is None
+    assert [e.name for e in engines_for(catalog()["CPU_AVX512"], emulated=False)][0] == "openvino"
