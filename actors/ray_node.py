@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import ray
 import structlog
@@ -21,11 +22,9 @@ from placement.inventory import ModelPresence
 from . import sources
 from .host import RealHost
 from .logs import configure, log_path, tail
-from .machine import node_name
-from .names import CONTROLLER, NAMESPACE, NODE_ENV, RACK_ENV
-from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
-from .prober import Prober
-from .report import BrokenProbe, NodeReport
+from .names import CONTROLLER, NAMESPACE
+from .prober import prober_of_this_node
+from .report import NodeReport
 from .slot import DEVICE_PREFIX, EMULATED_SUFFIX, class_resource, device_resource
 
 log = structlog.get_logger()
@@ -71,32 +70,13 @@ def declared_resources(report: NodeReport) -> dict[str, float]:
     return {**amounts, **{name: float(count) for name, count in totals.items()}}
 
 
-def prober_of_this_node(incarnation: str) -> Prober:
-    """Every probe that is installed, on the real machine."""
-    host = RealHost()
-    found = load_plugins(PROBES_PACKAGE, PROBES_GROUP)
-    engines, unusable = available_engines()
-    return Prober(
-        host,
-        node_name(host, host.env(NODE_ENV)),
-        [probe() for probe in found.found.values()],
-        rack=host.env(RACK_ENV) or "",
-        incarnation=incarnation,
-        engines=engines,
-        broken=tuple(
-            BrokenProbe(name=broken.name, reason=broken.reason, hint=broken.hint)
-            for broken in (*found.broken, *unusable)
-        ),
-    )
-
-
 class _NodeAgent:
     """One per Ray node, pinned to it. `incarnation` is Ray's id of the node."""
 
     def __init__(self, incarnation: str) -> None:
         configure(log_path(f"agent-{incarnation[:12]}"))
         self._incarnation = incarnation
-        self._prober = prober_of_this_node(incarnation)
+        self._prober = prober_of_this_node(RealHost(), incarnation)
         self._presences = Presences()
         self._declared: dict[str, float] = {}
         threading.Thread(target=self._run, daemon=True, name="report").start()
@@ -136,7 +116,8 @@ class _NodeAgent:
     def _send(self, report: NodeReport) -> tuple[str, ...] | None:
         try:
             controller = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
-            return ray.get(controller.report.remote(report), timeout=REPORT_TIMEOUT_S)
+            answer: Any = ray.get(controller.report.remote(report), timeout=REPORT_TIMEOUT_S)
+            return tuple(answer)
         except (ray.exceptions.RayError, ValueError) as error:
             log.warning("node.report_failed", error=type(error).__name__)
             return None
@@ -156,7 +137,8 @@ def _is_ours(name: str) -> bool:
 
 def _resize(incarnation: str, amounts: dict[str, float]) -> None:
     # Private in Ray 2.60 (made for its own autoscaler); the only way to change a running node's resources.
-    global_worker.gcs_client.resize_raylet_resource_instances(incarnation, amounts)
+    worker: Any = global_worker
+    worker.gcs_client.resize_raylet_resource_instances(incarnation, amounts)
 
 
 NodeAgent = ray.remote(_NodeAgent)

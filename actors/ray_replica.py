@@ -46,7 +46,7 @@ class ReplicaJoin:
 class ReplicaHost:
     """One Serve replica of one slot."""
 
-    async def __init__(self, slot: SlotSpec, join: ReplicaJoin) -> None:  # noqa: PLE0101 - Serve awaits it
+    async def __init__(self, slot: SlotSpec, join: ReplicaJoin) -> None:
         configure(log_path(slot.id))
         self._slot = slot
         self._incarnation = serve.get_replica_context().replica_tag
@@ -104,9 +104,7 @@ class ReplicaHost:
 
     async def _call(self, method: str, *args: object) -> None:
         try:
-            controller = await asyncio.to_thread(
-                ray.get_actor, CONTROLLER, namespace=NAMESPACE
-            )
+            controller = await asyncio.to_thread(ray.get_actor, CONTROLLER, namespace=NAMESPACE)
             call = getattr(controller, method).remote(*args)
             await asyncio.wait_for(call, RENEW_TIMEOUT_S)
         except (ray.exceptions.RayError, ValueError, TimeoutError) as error:

@@ -25,8 +25,8 @@ from .events import (
     AgentStarted,
     Event,
     NodeReported,
-    NodesObserved,
     NodeSilent,
+    NodesObserved,
     PlanRestored,
     ReplicaGone,
     ReplicaReported,
@@ -175,9 +175,7 @@ class Controller:
         if app is None:
             return
         outcome = await asyncio.to_thread(solve, self._problem(app))
-        self._apply(
-            Solved(outcome=outcome, revision=action.revision, generation=action.generation)
-        )
+        self._apply(Solved(outcome=outcome, revision=action.revision, generation=action.generation))
         log.info("plan.solved", generation=action.generation, feasible=isinstance(outcome, Plan))
         self._save()
 
@@ -305,9 +303,7 @@ class Controller:
         revision = self.state.revision + 1
         self._apply(SpecApplied(app=app, yaml=yaml, revision=revision))
         if outcome.generation == self.state.generation:
-            self._apply(
-                Solved(outcome=outcome, revision=revision, generation=outcome.generation)
-            )
+            self._apply(Solved(outcome=outcome, revision=revision, generation=outcome.generation))
         self._save()
         await self._notify()
         return outcome
@@ -327,6 +323,5 @@ class Controller:
         if missing_reports(self.state) or not self.state.nodes:
             return False
         return all(
-            wanted <= {m.source for m in node.report.models}
-            for node in self.state.nodes.values()
+            wanted <= {m.source for m in node.report.models} for node in self.state.nodes.values()
         )

@@ -40,7 +40,7 @@ class FileJournal:
         except (ValueError, KeyError, TypeError) as error:
             aside = self._path.with_suffix(".damaged")
             self._path.replace(aside)
-            log.error("journal.damaged", kept=str(aside), error=str(error))
+            log.error("journal.damaged", kept=str(aside), error=str(error))  # noqa: TRY400 - said in one line
             return None
 
     def save(self, desired: Desired) -> None:

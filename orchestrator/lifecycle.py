@@ -28,8 +28,8 @@ from .raylet_processes import OwnedRay, new_run
 from .raylets import NodeSettings
 from .settings import Settings
 from .sockets import require_free
-from .spec import Spec, parse_spec, read_spec, spec_name
-from .state_dir import RunRecord, StateDir
+from .spec import GatewaySpec, Spec, parse_spec, read_spec, spec_name
+from .state_dir import RunMode, RunRecord, StateDir
 
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -39,7 +39,6 @@ TERM_S = 3.0
 """Streams end with the cluster anyway, so its processes get little time before they are killed."""
 
 Say = Callable[[str], None]
-Mode = Literal["foreground", "lab", "detached", "joined"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ class UpRequest:
     lab: Path | None = None
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> RunMode:
         """How the run is recorded: who outlives whom."""
         if self.join is not None:
             return "joined"
@@ -112,13 +111,13 @@ def read_request(request: UpRequest, settings: Settings) -> Asked:
 
 def _endpoint(settings: Settings, spec: Spec | None) -> Endpoint:
     """Flag and environment, which `settings` holds, before the spec, before the default."""
-    asked = spec.gateway if spec is not None else None
+    asked = spec.gateway if spec is not None else GatewaySpec()
     return Endpoint(
-        host=settings.host or (asked and asked.host) or LOOPBACK,
-        port=settings.port or (asked and asked.port) or DEFAULT_PORT,
-        gateways=settings.gateways or (asked and asked.count) or DEFAULT_GATEWAYS,
-        cors_origins=asked.cors_origins if asked is not None else (),
-        ingress=asked.ingress if asked is not None else "own",
+        host=settings.host or asked.host or LOOPBACK,
+        port=settings.port or asked.port or DEFAULT_PORT,
+        gateways=settings.gateways or asked.count or DEFAULT_GATEWAYS,
+        cors_origins=asked.cors_origins,
+        ingress=asked.ingress,
     )
 
 

@@ -1,4 +1,4 @@
-"""This machine as a node of a cluster: `node start` and `node stop`. Knows processes and files, no Ray."""
+"""Makes this machine a node of a cluster: `node start` and `node stop`. Knows processes and files, no Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .processes import abandoned, alive, reap
 from .raylet_processes import new_run
 from .raylets import NodeSettings
 from .settings import Settings
-from .state_dir import StateDir
+from .state_dir import ProcessRecord, StateDir
 
 WATCH_PERIOD_S = 1.0
 
@@ -111,7 +111,7 @@ def _node(request: NodeRequest) -> NodeSettings:
     )
 
 
-def _block(stop: threading.Event, processes: tuple[object, ...]) -> None:
+def _block(stop: threading.Event, processes: tuple[ProcessRecord, ...]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stop.set())
     while not stop.wait(WATCH_PERIOD_S):

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.ray_node import NodeAgent
 from actors.names import AGENT_PREFIX, NAMESPACE
+from actors.ray_node import NodeAgent
 
 from .errors import ControlError
 
@@ -63,9 +63,7 @@ def connect(address: str) -> None:
         ControlError: when there is none at that address.
     """
     try:
-        ray.init(
-            address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False
-        )
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ControlError(
             f"no Ray cluster answers at {address}: {error}",

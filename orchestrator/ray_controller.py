@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -13,7 +12,6 @@ from typing import Any
 
 import ray
 import structlog
-import uvicorn
 
 from actors.logs import configure, log_path, tail
 from actors.names import CONTROLLER
@@ -24,6 +22,7 @@ from .clock import WallClock
 from .control.server import ControlApi
 from .controller import Controller
 from .gateway.ray_ingress import GatewayJoin
+from .gateway.server import GatewayServer
 from .journal import JOURNAL, FileJournal
 from .ray_cluster import RayCluster, with_deadline
 from .ray_serve import ServeDeployments, start_gateways, start_serve
@@ -62,18 +61,16 @@ class _ControllerHost:
         self._cluster = RayCluster()
         self._controller: Controller | None = None
         self._starting = asyncio.Lock()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._running: asyncio.Task[None] | None = None
         self._url = ""
 
     @ray.method
     async def start(self) -> str:
         """Starts everything once; answers with the address of the control API."""
-        async with self._starting:
-            if self._controller is None:
-                await self._start()
-            return self._url
+        await self._ready()
+        return self._url
 
-    async def _start(self) -> None:
+    async def _start(self) -> Controller:
         config = self._config
         direct = config.gateway.ingress == "own"
         port = None if direct else config.gateway.port
@@ -86,23 +83,17 @@ class _ControllerHost:
         )
         controller.restore()
         api = ControlApi(controller, self._logs, {**config.facts, "controller_pid": os.getpid()})
-        self._url = self._serve_api(api)
-        self._controller = controller
-        self._tasks.append(asyncio.create_task(controller.run(), name="controller"))
+        self._url = await self._serve_api(api)
+        self._running = asyncio.create_task(controller.run(), name="controller")
         await with_deadline(
             lambda: start_gateways(config.gateway, config.gateways), "starting gateways", 30.0
         )
+        return controller
 
-    def _serve_api(self, api: ControlApi) -> str:
+    async def _serve_api(self, api: ControlApi) -> str:
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         port = listener.getsockname()[1]
-        server = uvicorn.Server(
-            uvicorn.Config(
-                api.app(self._config.token), lifespan="off", access_log=False, log_config=None
-            )
-        )
-        server.capture_signals = contextlib.nullcontext
-        self._tasks.append(asyncio.create_task(server.serve(sockets=[listener]), name="api"))
+        await GatewayServer(api.app(self._config.token), [listener]).start()
         url = f"http://127.0.0.1:{port}"
         _write_private(
             Path(self._config.state_dir) / "control.json",
@@ -128,11 +119,10 @@ class _ControllerHost:
 
     async def _ready(self) -> Controller:
         """The controller; a restarted actor starts it at the first call."""
-        if self._controller is None:
-            await self.start()
-        if self._controller is None:
-            raise RuntimeError("the controller did not start")
-        return self._controller
+        async with self._starting:
+            if self._controller is None:
+                self._controller = await self._start()
+            return self._controller
 
     @ray.method
     async def report(self, report: NodeReport) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from pydantic import BaseModel, ConfigDict
@@ -32,7 +32,7 @@ class LaunchRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    action: str
+    action: Literal["start", "stop"]
     address: str
     state_dir: str = ""
     token: str = ""
@@ -41,7 +41,7 @@ class LaunchRequest(BaseModel):
     port: int = 8000
     gateways: int = 2
     cors_origins: list[str] = []
-    ingress: str = "own"
+    ingress: Literal["own", "serve"] = "own"
     data_host: str = ""
     facts: dict[str, Any] = {}
 
@@ -70,8 +70,11 @@ def start(request: LaunchRequest) -> dict[str, Any]:
 def stop(_request: LaunchRequest) -> dict[str, Any]:
     """Removes what is ours from a cluster that goes on living: applications, controller, agents, resources."""
     stop_all()
-    names = [row["name"] for row in ray.util.list_named_actors(all_namespaces=True)
-             if row["namespace"] == NAMESPACE]
+    names = [
+        row["name"]
+        for row in ray.util.list_named_actors(all_namespaces=True)
+        if row["namespace"] == NAMESPACE
+    ]
     for name in sorted(names, key=lambda n: n != CONTROLLER):
         if name == CONTROLLER or name.startswith(AGENT_PREFIX):
             ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)

@@ -56,7 +56,8 @@ class ServeDeployments:
         )
 
     def _target(self, spec: SlotSpec) -> serve.RunTarget:
-        deployment = serve.deployment(ReplicaHost).options(
+        replica: Any = serve.deployment(ReplicaHost)
+        deployment = replica.options(
             name=DEPLOYMENT,
             num_replicas=1,
             health_check_period_s=HEALTH_PERIOD_S,
@@ -67,7 +68,7 @@ class ServeDeployments:
             **_pinning(spec),
         )
         # An identical call must not restart the replica: without a version Serve takes every call for new code.
-        deployment._version = spec.fingerprint  # noqa: SLF001
+        deployment._version = spec.fingerprint
         return serve.RunTarget(
             target=deployment.bind(spec, self.join), name=spec.id, route_prefix=None
         )
@@ -121,7 +122,8 @@ def start_gateways(join: GatewayJoin, count: int) -> None:
 def _gateway(
     host: type, join: GatewayJoin, index: int, *, route_prefix: str | None
 ) -> serve.RunTarget:
-    deployment = serve.deployment(host).options(
+    gateway: Any = serve.deployment(host)
+    deployment = gateway.options(
         name="gateway",
         num_replicas=1,
         ray_actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
@@ -132,7 +134,7 @@ def _gateway(
         max_ongoing_requests=10_000,
         logging_config=LoggingConfig(enable_access_log=False),
     )
-    deployment._version = f"{join.host}:{join.port}/{index}"  # noqa: SLF001 - as for slots
+    deployment._version = f"{join.host}:{join.port}/{index}"
     name = f"{GATEWAY_PREFIX}{index}"
     return serve.RunTarget(target=deployment.bind(join), name=name, route_prefix=route_prefix)
 

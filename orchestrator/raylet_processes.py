@@ -13,7 +13,7 @@ from .errors import ControlError
 from .processes import alive, end, own_start_ticks, spawn
 from .raylets import NodeSettings, RaySettings, head_command, ray_environment, worker_command
 from .sockets import free_port
-from .state_dir import ProcessRecord, RunRecord, StateDir, new_run_id
+from .state_dir import ProcessRecord, RunMode, RunRecord, StateDir, new_run_id
 
 STARTED = b"Ray runtime started"
 UP_TIMEOUT_S = 60.0
@@ -105,7 +105,7 @@ class OwnedRay:
 
 def new_run(
     state: StateDir,
-    mode: str,
+    mode: RunMode,
     *,
     environ: Mapping[str, str],
     authenticated: bool,

@@ -59,16 +59,12 @@ def missing_reports(state: State) -> frozenset[str]:
 
 def _handles(state: State) -> dict[str, str]:
     return {
-        device.id: device.handle
-        for node in state.nodes.values()
-        for device in node.report.devices
+        device.id: device.handle for node in state.nodes.values() for device in node.report.devices
     }
 
 
 def _surviving(state: State, plan: Plan) -> Iterator[Slot]:
-    present = {
-        device.id for node in state.nodes.values() for device in node.report.devices
-    }
+    present = {device.id for node in state.nodes.values() for device in node.report.devices}
     for slot in plan.slots:
         if all(device in present for device in slot.devices):
             yield slot

@@ -18,8 +18,8 @@ from .events import (
     AgentStarted,
     Event,
     NodeReported,
-    NodesObserved,
     NodeSilent,
+    NodesObserved,
     PlanRestored,
     ReplicaGone,
     ReplicaReported,
@@ -109,6 +109,9 @@ class State:
     registry_version: int = 0
 
 
+LISTED_S = 5.0
+"""Ray Serve lists an application at the latest this long after it was handed over."""
+
 RETRY_FIRST_S = 2.0
 RETRY_LONGEST_S = 60.0
 
@@ -127,17 +130,34 @@ def inventory(state: State) -> Inventory:
 def apply(state: State, event: Event) -> State:
     """The state after an event. Never raises, whatever the order of events."""
     match event:
+        case SpecApplied() | Solved() | PlanRestored():
+            return _desired_changed(state, event)
+        case NodesObserved() | AgentStarted() | NodeReported() | NodeSilent():
+            return _nodes_changed(state, event)
+        case SlotStarted() | SlotStopping() | SlotFailed() | SlotsObserved():
+            return _slots_changed(state, event)
+        case ReplicaReported():
+            return _replica_reported(state, event)
+        case ReplicaGone():
+            return _replica_gone(state, event)
+        case _:
+            assert_never(event)
+
+
+def _desired_changed(state: State, event: SpecApplied | Solved | PlanRestored) -> State:
+    match event:
         case SpecApplied():
-            return _bump(
-                replace(
-                    state,
-                    app=event.app,
-                    yaml=event.yaml,
-                    revision=event.revision,
-                    infeasible=None,
-                    failures={},
-                )
-            )
+            return _spec_applied(state, event)
+        case Solved():
+            return _solved(state, event)
+        case PlanRestored():
+            return replace(state, plan=event.plan)
+
+
+def _nodes_changed(
+    state: State, event: NodesObserved | AgentStarted | NodeReported | NodeSilent
+) -> State:
+    match event:
         case NodesObserved():
             return _nodes_observed(state, event)
         case AgentStarted():
@@ -146,21 +166,9 @@ def apply(state: State, event: Event) -> State:
             return _node_reported(state, event)
         case NodeSilent():
             return _with_nodes(state, _without(state.nodes, event.node))
-        case Solved():
-            return _solved(state, event)
-        case PlanRestored():
-            return replace(state, plan=event.plan)
-        case ReplicaReported():
-            return _replica_reported(state, event)
-        case ReplicaGone():
-            return _replica_gone(state, event)
-        case SlotStarted() | SlotStopping() | SlotFailed() | SlotsObserved():
-            return _slot_changed(state, event)
-        case _:
-            assert_never(event)
 
 
-def _slot_changed(
+def _slots_changed(
     state: State, event: SlotStarted | SlotStopping | SlotFailed | SlotsObserved
 ) -> State:
     match event:
@@ -172,6 +180,18 @@ def _slot_changed(
             return _slot_failed(state, event)
         case SlotsObserved():
             return _slots_observed(state, event)
+
+
+def _spec_applied(state: State, event: SpecApplied) -> State:
+    after = replace(
+        state,
+        app=event.app,
+        yaml=event.yaml,
+        revision=event.revision,
+        infeasible=None,
+        failures={},
+    )
+    return _bump(after)
 
 
 def _bump(state: State) -> State:
@@ -192,9 +212,7 @@ def _with_nodes(state: State, nodes: Mapping[str, NodeState]) -> State:
 
 def _nodes_observed(state: State, event: NodesObserved) -> State:
     living = event.incarnations
-    nodes = {
-        name: node for name, node in state.nodes.items() if node.report.incarnation in living
-    }
+    nodes = {name: node for name, node in state.nodes.items() if node.report.incarnation in living}
     agents = {i: at for i, at in state.agents.items() if i in living}
     return _with_nodes(replace(state, incarnations=living, agents=agents), nodes)
 
@@ -253,11 +271,12 @@ def _slot_failed(state: State, event: SlotFailed) -> State:
 def _slots_observed(state: State, event: SlotsObserved) -> State:
     """Ray Serve's word on which slots exist: unknown ones are adopted, vanished ones forgotten."""
     present = dict(event.slots)
-    slots: dict[str, SlotState] = {}
-    for name, known in state.slots.items():
+    slots = {
+        name: known
+        for name, known in state.slots.items()
         # A slot handed over a moment ago may not be listed yet.
-        if name in present or (known.phase == "starting" and event.at - known.since < 5.0):
-            slots[name] = known
+        if name in present or (known.phase == "starting" and event.at - known.since < LISTED_S)
+    }
     for name in present:
         if name not in slots:
             slots[name] = SlotState(slot=name, fingerprint="", phase="running", since=event.at)

@@ -27,6 +27,8 @@ STATE_CORRUPT = "state.corrupt"
 
 T = TypeVar("T")
 
+RunMode = Literal["foreground", "lab", "detached", "node", "joined"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
@@ -63,7 +65,7 @@ class RunRecord:
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     run_id: str
-    mode: Literal["foreground", "lab", "detached", "node", "joined"]
+    mode: RunMode
     owner_pid: int
     owner_start_ticks: int
     address: str = ""

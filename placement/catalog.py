@@ -66,7 +66,7 @@ def catalog() -> Mapping[str, DeviceClass]:
     """Device classes by name.
 
     >>> catalog()["RBLN_ATOM"].memory_bytes
-    16034903654
+    16033985331
     """
     document = _document()
     defaults = document["defaults"]

@@ -70,11 +70,14 @@ class Packer:
     def pack(self, chosen: Sequence[int]) -> Packing:
         """Places one replica for each of the chosen candidates (indices, repeated for several replicas)."""
         key = tuple(sorted(chosen))
-        if key not in self._known:
-            self._known[key] = self._pack(key)
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None or (known.placed is None and not known.exact):
+            known = self._known[key] = self._pack(key)
+        return known
 
     def _pack(self, chosen: tuple[int, ...]) -> Packing:
+        if self._steps_left <= 0:
+            return Packing(placed=None, exact=False)
         requests = self._requests(chosen)
         floor = Floor(self._app, self._pools, self._exclusive)
         stages = sum(request.config.layout.pp for request in requests)
@@ -198,6 +201,7 @@ class _Descent:
 
     def _seats(self, request: Request, seats: list[Seat]) -> Iterator[Seat]:
         if self.steps > self.max_steps:
+            self.exact = False
             return
         own = {domain(request.demand, seat.block) for seat in seats}
         kept = self._kept(request, seats, own)

@@ -21,14 +21,14 @@ from .rows import Table
 KEEP_BONUS = 1e-9
 """Relative worth of running on: it decides between equals and is far below the proof's tolerance."""
 
-FIRST_STEPS, LAST_STEPS = 5000, 10_000
+FIRST_STEPS, LAST_STEPS = 5000, 5000
 """Values tried by the whole search before and after the neighbourhoods."""
 
-ROUNDS, ROUND_STEPS = 80, 400
-"""Neighbourhoods searched, and values tried in each."""
+ROUNDS, ROUND_STEPS, ROUND_PACK_STEPS = 120, 300, 150
+"""Neighbourhoods searched, values tried in each, and stages that the packer may try in each."""
 
-PACK_STEPS = 4000
-"""Stages that the packer may try in each of the three parts."""
+PACK_STEPS = 6000
+"""Stages that the packer may try in each search of the whole."""
 
 FREED, ADDED = 4, 3
 """Placed and unplaced copies that a neighbourhood holds at most."""
@@ -105,12 +105,12 @@ class Search:
         self._packer.allow(PACK_STEPS)
         solver = self._solve(whole, FIRST_STEPS)
         if solver.best is None and not solver.complete:
+            self._packer.allow(PACK_STEPS)
             solver = self._solve(replace(whole, small=True), FIRST_STEPS, first=True)
             if solver.best is not None:
                 solver.complete = False
         if solver.best is None or solver.complete or self._first:
             return self._found(_chosen(solver), solver.complete and not self._first)
-        self._packer.allow(PACK_STEPS)
         chosen = self._improve(_chosen(solver) or ())
         self._packer.allow(PACK_STEPS)
         last = replace(whole, incumbent=self._worth(chosen))
@@ -136,6 +136,7 @@ class Search:
         for _ in range(ROUNDS):
             if self._should_stop():
                 break
+            self._packer.allow(ROUND_PACK_STEPS)
             frame, freed = self._neighbourhood(chosen, draw)
             solver = self._solve(frame, ROUND_STEPS)
             better = _chosen(solver)

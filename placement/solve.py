@@ -13,6 +13,15 @@ def never() -> bool:
     return False
 
 
+def warm() -> None:
+    """Loads the search and the catalog, so that a `solve` that is timed after it is timed alone."""
+    from . import infeasible  # noqa: F401 - imports the whole search
+    from .catalog import catalog, engines
+
+    catalog()
+    engines()
+
+
 def solve(problem: Problem, should_stop: Callable[[], bool] = never) -> Plan | Infeasible:
     """Places every model of the app, verified, or says what cannot hold together.
 

@@ -8,37 +8,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import astuple
-from math import ceil, isclose
+from math import isclose
 
-from .catalog import EMULATED, EngineFacts, classes_of, engines_for
 from .demand import App, Demand
-from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health
-from .ids import DeviceId, NodeId
-from .inventory import Inventory, Node
-from .layout import Layout
-from .modelspec import ModelFacts
-from .plan import Plan, Slot, Stage
+from .ids import DeviceId
+from .plan import Plan, Slot
 from .problem import Problem, facts_of
-from .roofline import predict, slowest_hop
 from .score import replica_value
+from .verify_slot import Ground, slot_faults
 
 _RELATIVE = 1e-6
 
 
-class _Ground:
-    """Lookups over one inventory."""
-
-    def __init__(self, inventory: Inventory) -> None:
-        self.inventory = inventory
-        self.nodes: dict[NodeId, Node] = {n.id: n for n in inventory.nodes}
-        self.devices: dict[DeviceId, Device] = {d.id: d for n in inventory.nodes for d in n.devices}
-        self.classes = classes_of(inventory)
-
-
 def verify(problem: Problem, plan: Plan) -> tuple[str, ...]:
     """Every way in which the plan breaks the problem; empty when it holds."""
-    ground = _Ground(problem.inventory)
+    ground = Ground(problem.inventory)
     found = list(_whole(problem, plan))
     demands = {d.id: d for d in problem.app.demands}
     for slot in plan.slots:
@@ -46,7 +30,7 @@ def verify(problem: Problem, plan: Plan) -> tuple[str, ...]:
         if demand is None:
             found.append(f"{slot.id}: nobody asked for {slot.model}")
             continue
-        found.extend(f"{slot.id}: {fault}" for fault in _slot(ground, demand, slot))
+        found.extend(f"{slot.id}: {fault}" for fault in slot_faults(ground, demand, slot))
     if not found:
         found.extend(_together(problem, ground, plan))
         found.extend(_worth(problem, ground, plan))
@@ -68,204 +52,7 @@ def _whole(problem: Problem, plan: Plan) -> Iterator[str]:
             )
 
 
-def _slot(ground: _Ground, demand: Demand, slot: Slot) -> Iterator[str]:
-    """Faults of one slot. Later checks rely on earlier ones, so the first group that fails ends it."""
-    facts = facts_of(demand, ground.inventory)
-    device_class = ground.classes.get(slot.device_class)
-    if facts is None or device_class is None:
-        yield "its model or its device class is unknown"
-        return
-    if not slot.id.startswith(f"{slot.model}/r"):
-        yield f"is named {slot.id}, not after {slot.model}"
-    for check in (
-        _shape(facts, slot),
-        _places(ground, demand, slot),
-        _engine(ground, demand, facts, device_class, slot),
-        _figures(ground, demand, facts, device_class, slot),
-    ):
-        faults = list(check)
-        if faults:
-            yield from faults
-            return
-
-
-def _shape(facts: ModelFacts, slot: Slot) -> Iterator[str]:
-    if slot.pp != len(slot.stages) or slot.tp < 1 or not slot.stages:
-        yield f"has {len(slot.stages)} stages for pp {slot.pp} and tp {slot.tp}"
-        return
-    expected = 0
-    for stage in slot.stages:
-        first, end = stage.layers
-        if first != expected or end <= first:
-            yield f"layers {first} to {end} do not follow {expected}"
-        expected = end
-        if len(stage.devices) != slot.tp or len(set(stage.devices)) != slot.tp:
-            yield f"a stage has {len(set(stage.devices))} devices for tp {slot.tp}"
-    if expected != facts.layers:
-        yield f"covers {expected} of {facts.layers} layers"
-    if len({stage.shares for stage in slot.stages}) != 1:
-        yield "its stages take different shares"
-    if facts.heads % slot.tp or (facts.kv_heads % slot.tp and slot.tp % facts.kv_heads):
-        yield f"tp {slot.tp} does not divide {facts.heads} heads and {facts.kv_heads} KV heads"
-
-
-def _places(ground: _Ground, demand: Demand, slot: Slot) -> Iterator[str]:
-    for stage in slot.stages:
-        node = ground.nodes.get(stage.node)
-        missing = [d for d in stage.devices if d not in ground.devices]
-        if node is None or missing:
-            yield f"{stage.node} or {missing} does not exist"
-            return
-        yield from _node(demand, slot, node)
-        devices = [ground.devices[d] for d in stage.devices]
-        for device in devices:
-            yield from _device(slot, stage, device)
-        if len({d.island for d in devices}) > 1:
-            yield f"a TP group spans islands of {stage.node}"
-
-
-def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
-    if node.cordoned:
-        yield f"{node.id} is cordoned"
-    if demand.pin_nodes is not None and node.id not in demand.pin_nodes:
-        yield f"{demand.id} is not pinned to {node.id}"
-    if node.engines is not None and slot.engine not in node.engines:
-        yield f"{slot.engine} cannot start on {node.id}"
-    if node.models is not None:
-        for source in {demand.model.tokenizer} | (
-            set() if slot.emulated else {demand.model.source}
-        ):
-            presence = node.presence(source)
-            if presence is None or not presence.present:
-                yield f"{source} is not on {node.id}"
-
-
-def _device(slot: Slot, stage: Stage, device: Device) -> Iterator[str]:
-    if device.node != stage.node:
-        yield f"{device.id} is not on {stage.node}"
-    if device.device_class != slot.device_class:
-        yield f"{device.id} is {device.device_class}, not {slot.device_class}"
-    if device.health is not Health.HEALTHY:
-        yield f"{device.id} is {device.health}"
-    if device.emulated != slot.emulated:
-        yield f"{device.id} is {'' if device.emulated else 'not '}emulated"
-    if not 1 <= stage.shares <= device.shares:
-        yield f"{stage.shares} shares of {device.id}, which has {device.shares}"
-
-
-def _engine(
-    ground: _Ground, demand: Demand, facts: ModelFacts, device_class: DeviceClass, slot: Slot
-) -> Iterator[str]:
-    if (slot.engine == EMULATED) != slot.emulated:
-        yield f"engine {slot.engine} on devices that are {'' if slot.emulated else 'not '}emulated"
-        return
-    engine = _facts_of_engine(device_class, slot)
-    if engine is None:
-        yield f"{slot.engine} does not drive {device_class.name}"
-        return
-    if slot.tp not in engine.tp or slot.pp > engine.pp:
-        yield f"{engine.name} takes no tp {slot.tp} x pp {slot.pp}"
-    if slot.tp > 1 and not device_class.link_bytes_per_s:
-        yield f"{device_class.name} has no link for tp {slot.tp}"
-    if engine.architectures and facts.architecture not in engine.architectures:
-        yield f"{engine.name} does not know {facts.architecture}"
-    if demand.engines is not None and slot.engine not in demand.engines:
-        yield f"engine {slot.engine} was not asked for"
-    if demand.arithmetic == "exact" and not engine.exact:
-        yield f"{engine.name} has no exact arithmetic"
-    yield from _dtype(demand, facts, device_class, engine, slot)
-    yield from _source(ground, demand, engine, slot)
-
-
-def _dtype(
-    demand: Demand,
-    facts: ModelFacts,
-    device_class: DeviceClass,
-    engine: EngineFacts,
-    slot: Slot,
-) -> Iterator[str]:
-    if device_class.name in demand.banned:
-        yield f"{device_class.name} is banned"
-    if demand.dtype is not None and slot.dtype != demand.dtype:
-        yield f"dtype {slot.dtype}, asked for is {demand.dtype}"
-    as_stored = engine.stored_weights and facts.weights_bytes > 0
-    computes = {dtype for dtype, _ in device_class.flops} & set(engine.dtypes)
-    if not as_stored and slot.dtype not in computes:
-        yield f"{engine.name} on {device_class.name} does not compute {slot.dtype}"
-
-
-def _source(ground: _Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> Iterator[str]:
-    scheme = demand.model.source.partition("://")[0]
-    if not slot.emulated and engine.schemes and scheme not in engine.schemes:
-        yield f"{engine.name} does not read {scheme}:// sources"
-    if engine.build_s:
-        for node in {ground.nodes[n] for n in slot.nodes}:
-            sizes = _compiled(node, demand, slot)
-            if sizes and slot.tp not in sizes:
-                yield f"compiled on {node.id} for tp {sorted(sizes)}, not {slot.tp}"
-
-
-def _compiled(node: Node, demand: Demand, slot: Slot) -> set[int]:
-    return {
-        a.tp for a in node.artifacts if a.model == demand.id and a.device_class == slot.device_class
-    }
-
-
-def _facts_of_engine(device_class: DeviceClass, slot: Slot) -> EngineFacts | None:
-    drivers = engines_for(device_class, emulated=slot.emulated)
-    return next((e for e in drivers if e.name == slot.engine), None)
-
-
-def _figures(
-    ground: _Ground, demand: Demand, facts: ModelFacts, device_class: DeviceClass, slot: Slot
-) -> Iterator[str]:
-    engine = _facts_of_engine(device_class, slot)
-    assert engine is not None
-    if facts.window and demand.context > facts.window:
-        yield f"context {demand.context} of a window of {facts.window}"
-    yield from _memory(ground, demand, facts, engine, slot)
-    first = ground.devices[slot.stages[0].devices[0]]
-    ready = slot.tp in _compiled(ground.nodes[slot.nodes[0]], demand, slot)
-    expected = predict(
-        demand,
-        facts,
-        device_class,
-        engine,
-        Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
-        device_shares=first.shares,
-        hop=slowest_hop(ground.inventory),
-        build_s=0.0 if ready else engine.build_s,
-    )
-    pairs = zip(astuple(slot.predicted), astuple(expected), strict=True)
-    if not all(isclose(a, b, rel_tol=_RELATIVE, abs_tol=1e-12) for a, b in pairs):
-        yield "its predicted figures are not those of the cost model"
-    if demand.max_ttft_s is not None and expected.ttft_s > demand.max_ttft_s * (1 + _RELATIVE):
-        yield f"time to first token {expected.ttft_s:.3f} s of {demand.max_ttft_s:.3f}"
-    if demand.max_token_s is not None and expected.token_s > demand.max_token_s * (1 + _RELATIVE):
-        yield f"time per token {expected.token_s:.4f} s of {demand.max_token_s:.4f}"
-
-
-def _memory(
-    ground: _Ground, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
-) -> Iterator[str]:
-    """Bytes on each device: the stage's part of weights over tp, of KV over the KV heads' devices, and the engine's own."""
-    stored = engine.stored_weights and facts.weights_bytes > 0
-    weights = facts.weights_bytes if stored else facts.parameters * BYTES_PER_VALUE[slot.dtype]
-    width = 4 if demand.arithmetic == "exact" else 2
-    token = 2 * facts.layers * facts.kv_heads * facts.head_dim * width
-    kv = token * demand.context * demand.concurrency
-    if slot.kv_bytes != int(kv):
-        yield f"reserves {slot.kv_bytes} bytes of KV cache, needed are {int(kv)}"
-    for stage in slot.stages:
-        part = (stage.layers[1] - stage.layers[0]) / facts.layers
-        needed = part * (weights / slot.tp + kv / min(slot.tp, facts.kv_heads))
-        for device in (ground.devices[d] for d in stage.devices):
-            there = device.memory_bytes * stage.shares // device.shares
-            if ceil(needed + engine.overhead_bytes) > there:
-                yield f"needs {needed + engine.overhead_bytes:.0f} bytes of {there} on {device.id}"
-
-
-def _together(problem: Problem, ground: _Ground, plan: Plan) -> Iterator[str]:
+def _together(problem: Problem, ground: Ground, plan: Plan) -> Iterator[str]:
     taken: Counter[DeviceId] = Counter()
     for slot in plan.slots:
         for stage in slot.stages:
@@ -281,7 +68,7 @@ def _together(problem: Problem, ground: _Ground, plan: Plan) -> Iterator[str]:
             yield from _model(ground, demand, own)
 
 
-def _power(app: App, ground: _Ground, plan: Plan) -> Iterator[str]:
+def _power(app: App, ground: Ground, plan: Plan) -> Iterator[str]:
     node_w: dict[str, float] = defaultdict(float)
     rack_w: dict[str, float] = defaultdict(float)
     for slot in plan.slots:
@@ -320,7 +107,7 @@ def _tenants(app: App, plan: Plan) -> Iterator[str]:
                 yield f"{node} is shared by {sorted(names)} though {tenant.name} is exclusive"
 
 
-def _model(ground: _Ground, demand: Demand, own: list[Slot]) -> Iterator[str]:
+def _model(ground: Ground, demand: Demand, own: list[Slot]) -> Iterator[str]:
     if len({slot.emulated for slot in own}) > 1:
         yield f"{demand.id} is served by real and by emulated engines"
     yield from _over(
@@ -342,7 +129,7 @@ def _model(ground: _Ground, demand: Demand, own: list[Slot]) -> Iterator[str]:
             yield f"{demand.id} has {count} replicas on {demand.spread} {domain}"
 
 
-def _worth(problem: Problem, ground: _Ground, plan: Plan) -> Iterator[str]:
+def _worth(problem: Problem, ground: Ground, plan: Plan) -> Iterator[str]:
     demands = {d.id: d for d in problem.app.demands}
     total = 0.0
     for slot in plan.slots:

@@ -17,9 +17,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import structlog
+
 from ..engine import Chunk, EngineConfig, EngineRequest, EngineStats, FinishReason, Pace, Sampling
 from ..errors import EngineError, LoadFailed
 from ..stepper import Row
+
+log = structlog.get_logger()
+
+ENGINE_FAILED = "engine.failed"
 
 SHORTEST, LONGEST = 20, 200
 """Words in a text that ends by itself."""
@@ -224,6 +230,7 @@ class EmulatedEngine:
         box = self._boxes[sequence] = asyncio.Queue()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run(batch))
+            self._runner.add_done_callback(self._ran)
         try:
             while True:
                 chunk = await box.get()
@@ -250,6 +257,16 @@ class EmulatedEngine:
             steps += 1
         self._give(late)
 
+    def _ran(self, runner: asyncio.Task[None]) -> None:
+        """No sequence waits for ever on a runner that failed, or that somebody cancelled."""
+        error = None if runner.cancelled() else runner.exception()
+        if error is not None:
+            log.error(ENGINE_FAILED, engine=self.name, exc_info=error)
+        if runner.cancelled() or error is not None:
+            self._batch = None
+            for box in self._boxes.values():
+                box.put_nowait(Chunk((), "abort"))
+
     def _give(self, rows: list[Row]) -> None:
         ids: dict[int, tuple[int, ...]] = {}
         finishes: dict[int, FinishReason | None] = {}
@@ -275,5 +292,3 @@ class EmulatedEngine:
         if runner is not None:
             runner.cancel()
             await asyncio.wait([runner])
-        for box in self._boxes.values():
-            box.put_nowait(Chunk((), "abort"))

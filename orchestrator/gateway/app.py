@@ -250,6 +250,7 @@ class Boundary:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
         state = scope.setdefault("state", {})

@@ -85,7 +85,7 @@ class Membership:
 class GatewayHost:
     """A gateway with a server of its own; Serve only supervises it."""
 
-    async def __init__(self, join: GatewayJoin) -> None:  # noqa: PLE0101 - Serve awaits it
+    async def __init__(self, join: GatewayJoin) -> None:
         self._membership = Membership(join)
         self._membership.start()
         listener = bind(join.host, join.port, reuse_port=True)
@@ -107,10 +107,10 @@ class GatewayHost:
 class IngressHost:
     """The same app behind Serve's own HTTP proxy."""
 
-    async def __init__(self, join: GatewayJoin) -> None:  # noqa: PLE0101 - Serve awaits it
+    async def __init__(self, join: GatewayJoin) -> None:
         self._membership = Membership(join)
         self._membership.start()
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:  # noqa: PLW3201 - Serve's hook, called after the constructor
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """The app."""
         return self._membership.gateway.app

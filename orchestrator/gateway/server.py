@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -71,7 +71,7 @@ class _Quiet(uvicorn.Server):
         self.listening = asyncio.Event()
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None]:
         """The owner of the process handles signals."""
         yield
 
@@ -130,7 +130,7 @@ class GatewayServer:
 @asynccontextmanager
 async def serving(
     gateway: Gateway, upstreams: ReplicaUpstreams, listener: socket.socket, *, drain_s: float
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """A gateway that answers on `listener` until the block ends, then drains."""
     server = GatewayServer(gateway.app, [listener])
     upstreams.start()

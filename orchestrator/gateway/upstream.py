@@ -53,8 +53,9 @@ class Upstreams(Protocol):
 class Upstream:
     """One replica: keeps a connection to it for as long as it is listed."""
 
-    def __init__(self, replica: ReplicaEntry, hello: Hello) -> None:
+    def __init__(self, replica: ReplicaEntry, hello: Hello, ping_period_s: float) -> None:
         self._replica = replica
+        self._ping_period_s = ping_period_s
         self._hello = hello
         self._link: Link | None = None
         self._retired = False
@@ -115,7 +116,7 @@ class Upstream:
                     lambda: Link(self._hello), replica.host, replica.port
                 )
                 answer = await link.welcome
-        except (OSError, TimeoutError):
+        except OSError:  # TimeoutError is one
             if link is not None:
                 link.abort()
             return None
@@ -130,7 +131,7 @@ class Upstream:
         """Returns when the connection is lost, has stalled, or is not needed any more."""
         while not link.closed.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(link.closed.wait(), PING_PERIOD_S)
+                await asyncio.wait_for(link.closed.wait(), self._ping_period_s)
             if link.unanswered_pings >= UNANSWERED_PINGS:
                 log.warning("replica.stalled", slot=self._replica.slot, streams=link.streams)
                 link.abort()
@@ -145,7 +146,15 @@ class Upstream:
 class ReplicaUpstreams:
     """The connections of one gateway, following the registry."""
 
-    def __init__(self, registry: Registry, *, secret: str, gateway: str) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        secret: str,
+        gateway: str,
+        ping_period_s: float = PING_PERIOD_S,
+    ) -> None:
+        self._ping_period_s = ping_period_s
         self._registry = registry
         self._hello = Hello(secret=secret, gateway=gateway)
         self._upstreams: dict[ReplicaKey, Upstream] = {}
@@ -188,4 +197,4 @@ class ReplicaUpstreams:
             self._retired.append(upstream)
         for key, replica in listed.items():
             if key not in self._upstreams:
-                self._upstreams[key] = Upstream(replica, self._hello)
+                self._upstreams[key] = Upstream(replica, self._hello, self._ping_period_s)

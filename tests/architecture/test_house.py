@@ -82,13 +82,17 @@ def test_placement_imports_without_ray() -> None:
 
 def test_the_map_names_places_that_exist() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:placement|actors|orchestrator)/[\w/]+\.(?:py|toml))(?::(\w+))?`", text)
+    named = re.findall(
+        r"`((?:placement|actors|orchestrator)/[\w/]+\.(?:py|toml))(?::(\w+))?`", text
+    )
     assert len(named) >= 10
     for place, name in named:
         path = ROOT / place
         assert path.is_file(), f"ARCHITECTURE.md names {place}, which does not exist"
         if name:
-            found = re.search(rf"^\s*(?:async )?(?:def|class) {name}\b", path.read_text(), re.MULTILINE)
+            found = re.search(
+                rf"^\s*(?:async )?(?:def|class) {name}\b", path.read_text(), re.MULTILINE
+            )
             assert found, f"ARCHITECTURE.md names {place}:{name}, which does not exist"
 
 

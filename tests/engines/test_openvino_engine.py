@@ -44,6 +44,10 @@ def read(ids: tuple[int, ...]) -> str:
     return detokenizer.push(ids) + detokenizer.finish()
 
 
+def running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 async def loaded(**changes: object) -> WorkerEngine:
     engine = make_engine("openvino")
     assert isinstance(engine, WorkerEngine)
@@ -121,7 +125,7 @@ async def test_a_prompt_that_cannot_be_is_an_error_of_its_own(
     engine: WorkerEngine, prompt: tuple[int, ...]
 ) -> None:
     request = EngineRequest(id="r", prompt_ids=prompt, sampling=Sampling(max_tokens=4))
-    with pytest.raises(EngineError, match="fit|vocabulary"):
+    with pytest.raises(EngineError, match=r"fit|vocabulary"):
         await generated(engine, request)
     assert engine.alive()
 
@@ -149,7 +153,7 @@ async def test_a_killed_process_is_seen_at_once_and_leaves_nothing() -> None:
             pass
     assert not engine.alive()
     await engine.close()
-    assert not Path(f"/proc/{engine.pid}").exists()
+    assert not running(engine.pid)
 
 
 async def test_a_file_that_is_no_model_is_a_clear_failure(tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.control_plane import a_plan, a_report, a_slot, an_app, an_entry, yaml_of
 
 from orchestrator.actions import Solve, StartAgent, StartSlot, StopSlot
 from orchestrator.events import (
     AgentStarted,
     Event,
     NodeReported,
-    NodesObserved,
     NodeSilent,
+    NodesObserved,
     ReplicaGone,
     ReplicaReported,
     SlotFailed,
@@ -25,7 +27,6 @@ from orchestrator.events import (
 )
 from orchestrator.reconcile import reconcile, wanted_slots
 from orchestrator.state import State, apply, inventory
-from support.control_plane import a_plan, a_report, a_slot, an_app, an_entry, yaml_of
 
 NODES = ("n1", "n2", "n3")
 SLOTS = ("tiny/r0", "tiny/r1")
@@ -100,7 +101,7 @@ def fold(history: list[Event]) -> list[State]:
 @settings(deadline=None)
 def test_any_order_of_events_keeps_the_invariants(history: list[Event]) -> None:
     states = fold(history)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         assert after.generation >= before.generation
         assert after.registry_version >= before.registry_version
         assert (inventory(before).nodes != inventory(after).nodes) == (
@@ -169,9 +170,7 @@ def carried_out(state: State, action: object, now: float) -> State:
                 deadline=now + 100,
                 at=now,
             )
-            return apply(
-                apply(state, started), ReplicaReported(entry=an_entry(spec.id), at=now)
-            )
+            return apply(apply(state, started), ReplicaReported(entry=an_entry(spec.id), at=now))
         case StopSlot():
             left = tuple((s, "") for s in state.slots if s != action.slot)
             return apply(

@@ -233,8 +233,11 @@ def test_every_listed_rejection_is_true(problem: Problem) -> None:
                 for n in problem.inventory.nodes
                 for d in n.devices
                 if d.health is Health.HEALTHY
+                and not n.cordoned
+                and d.device_class == rejection.device_class
+                and d.emulated == (rejection.engine == "emulated")
             )
-            assert facts.heads % rejection.tp or max(healthy.values()) < rejection.tp
+            assert facts.heads % rejection.tp or min(healthy.values()) < rejection.tp
 
 
 def _memory_shortages(asked: Demand, rejection: Rejection) -> set[float]:

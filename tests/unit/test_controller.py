@@ -22,9 +22,7 @@ from placement.plan import Infeasible, Plan
 class World:
     """A controller and everything around it."""
 
-    def __init__(
-        self, *nodes: str, cores: int = 4, journal: MemoryJournal | None = None
-    ) -> None:
+    def __init__(self, *nodes: str, cores: int = 4, journal: MemoryJournal | None = None) -> None:
         self.cores = cores
         self.clock = HandClock()
         self.cluster = MemoryCluster(*(f"ray-{n}" for n in nodes))

@@ -166,6 +166,25 @@ async def test_closing_the_engine_aborts_what_runs() -> None:
     assert not engine.alive()
 
 
+class BrokenClock(VirtualClock):
+    """Works until it is broken."""
+
+    broken = False
+
+    async def sleep_until(self, when: float) -> None:
+        if self.broken:
+            raise OSError("no time")
+        await super().sleep_until(when)
+
+
+async def test_no_stream_waits_for_ever_when_pacing_fails() -> None:
+    clock = BrokenClock()
+    engine = await loaded(clock, pace=PACE)
+    clock.broken = True
+    assert await generated(engine, engine_request()) == ((), "abort")
+    assert not engine.alive()
+
+
 def test_stats_of_a_batch() -> None:
     batch = Batch(engine_config(max_sequences=2))
     for n in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 import pytest_asyncio
@@ -189,6 +190,15 @@ async def test_control_characters_in_header_and_prompt_do_no_harm() -> None:
         writer.write(b"NONSENSE\r\n\r\n")
         assert (await reader.read(100)).startswith(b"HTTP/1.1 400")
         writer.close()
+
+
+async def test_an_absurd_max_tokens_is_clamped_and_never_allocated() -> None:
+    async with dataplane(ScriptedEngine()) as plane:
+        assert (await plane.chat(max_tokens=10**30)).status_code == 200
+        assert plane.engines[0].requests[0].sampling.max_tokens == WINDOW - 9
+        digits = json.dumps(chat_body()).replace("{", '{"max_tokens": 1' + "0" * 5000 + ", ", 1)
+        response = await plane.client.post("/v1/chat/completions", content=digits, headers=JSON)
+        assert response.status_code in (200, 400)
 
 
 async def test_duplicate_keys_count_last() -> None:

@@ -22,6 +22,7 @@ from support.dataplane import (
     until,
 )
 
+from actors.wire import Welcome, encode
 from orchestrator.errors import ControlError, PortTaken
 from orchestrator.gateway.app import Gateway, GatewayConfig
 from orchestrator.gateway.server import GatewayServer, bind
@@ -239,6 +240,29 @@ async def test_a_gateway_with_the_wrong_secret_gets_nothing() -> None:
     assert {upstream.state for upstream in upstreams.loads().values()} == {"down"}
     await upstreams.close()
     await replica.close()
+
+
+async def test_a_replica_that_answers_no_ping_is_cut_off() -> None:
+    hung_up = asyncio.Event()
+
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(encode(0, Welcome(slot="tiny/r0", incarnation="tiny/r0#1", state="ready")))
+        while await reader.read(1000):
+            pass
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    registry = StaticRegistry(a_table(an_entry(a_slot(), server.sockets[0].getsockname()[1])))
+    upstreams = ReplicaUpstreams(registry, secret=SECRET, gateway="g", ping_period_s=0.01)
+    upstreams.start()
+    [upstream] = upstreams.loads().values()
+    await until(lambda: upstream.state == "ready")
+    async with asyncio.timeout(5):
+        await hung_up.wait()
+    await upstreams.close()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_a_restarted_replica_is_found_again() -> None:

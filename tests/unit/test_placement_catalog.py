@@ -8,9 +8,33 @@ from placement.catalog import EMULATED, catalog, engines, engines_for, layout_en
 from placement.devices import Kind
 from placement.units import GIB
 
-NAMES = """NVIDIA_H100_80G NVIDIA_H200_141G NVIDIA_A100_40G NVIDIA_A100_80G NVIDIA_L4_24G NVIDIA_L40S_48G NVIDIA_T4_16G
-NVIDIA_V100_16G NVIDIA_V100_32G AMD_MI300X_192G INTEL_GAUDI2_96G INTEL_GAUDI3_128G INTEL_ARC_B580_12G RBLN_ATOM RBLN_ATOM_PLUS
-RBLN_ATOM_MAX RBLN_REBEL_QUAD FURIOSA_RNGD FURIOSA_WARBOY SAMSUNG_HBM_PIM SKHYNIX_AIM CPU CPU_AVX2 CPU_AVX512 CPU_AMX""".split()
+NAMES = [
+    "NVIDIA_H100_80G",
+    "NVIDIA_H200_141G",
+    "NVIDIA_A100_40G",
+    "NVIDIA_A100_80G",
+    "NVIDIA_L4_24G",
+    "NVIDIA_L40S_48G",
+    "NVIDIA_T4_16G",
+    "NVIDIA_V100_16G",
+    "NVIDIA_V100_32G",
+    "AMD_MI300X_192G",
+    "INTEL_GAUDI2_96G",
+    "INTEL_GAUDI3_128G",
+    "INTEL_ARC_B580_12G",
+    "RBLN_ATOM",
+    "RBLN_ATOM_PLUS",
+    "RBLN_ATOM_MAX",
+    "RBLN_REBEL_QUAD",
+    "FURIOSA_RNGD",
+    "FURIOSA_WARBOY",
+    "SAMSUNG_HBM_PIM",
+    "SKHYNIX_AIM",
+    "CPU",
+    "CPU_AVX2",
+    "CPU_AVX512",
+    "CPU_AMX",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,4 +74,4 @@ def test_the_emulated_engine_keeps_the_layout_limits_of_the_real_one() -> None:
 
 def test_what_no_engine_drives_has_no_layout_engine() -> None:
     assert layout_engine(catalog()["FURIOSA_WARBOY"]) is None
-    assert [e.name for e in engines_for(catalog()["CPU_AVX512"], emulated=False)][0] == "openvino"
+    assert next(e.name for e in engines_for(catalog()["CPU_AVX512"], emulated=False)) == "openvino"

@@ -13,9 +13,23 @@ from placement.demand import App
 from placement.errors import SpecError
 from placement.inventory import Inventory
 
-PLAN_KEYS = set(
-    "feasible generation policy seed value bound gap proven cpu_s slots unplaced rejections prices conflict fixes".split()
-)
+PLAN_KEYS = {
+    "feasible",
+    "generation",
+    "policy",
+    "seed",
+    "value",
+    "bound",
+    "gap",
+    "proven",
+    "cpu_s",
+    "slots",
+    "unplaced",
+    "rejections",
+    "prices",
+    "conflict",
+    "fixes",
+}
 
 
 def good() -> Plan:

@@ -150,7 +150,7 @@ def test_a_silent_hub_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        with pytest.raises(ModelMissing, match="no hub answered|did not answer"):
+        with pytest.raises(ModelMissing, match=r"no hub answered|did not answer"):
             path_of("hf://org/tiny")
 
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+import uvloop
 from support.engines import CRASH_ID, engine_config, engine_request, generated
 
 from actors.engine import EngineStats, Pace, Sampling
@@ -164,6 +165,16 @@ async def test_an_abort_reaches_the_process() -> None:
     assert (await generated(engine, engine_request()))[1] == "stop"
     assert await engine.stats() == EngineStats()
     await engine.close()
+
+
+def test_the_replicas_event_loop_serves_it_too() -> None:
+    async def once() -> None:
+        engine = await loaded()
+        assert (await generated(engine, engine_request()))[1] == "stop"
+        await engine.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(once())
 
 
 async def test_a_slow_taker_gets_everything() -> None:
