@@ -27,8 +27,9 @@ from actors.replica import Replica, ReplicaConfig
 from benchmarks.load import Tally, chat_request, connect, drive
 from benchmarks.noop import MODEL, PIECE, SECRET, InProcess, NoopEngine, NoopText, a_slot, a_table
 from orchestrator.gateway.app import Gateway, GatewayConfig
-from orchestrator.gateway.server import GatewayServer, bind, serving
+from orchestrator.gateway.serving import serving
 from orchestrator.gateway.upstream import ReplicaUpstreams
+from orchestrator.http_server import HttpServer, bind
 from orchestrator.routing.registry import StaticRegistry
 
 TOKENS = 200
@@ -94,7 +95,7 @@ async def run_raw(_port: int) -> None:
 
 async def _serve(app: Any) -> None:
     listener = bind("127.0.0.1", 0, reuse_port=False)
-    server = GatewayServer(app, [listener])
+    server = HttpServer(app, [listener])
     await server.start()
     _announce(listener.getsockname()[1])
     await _until_told()

@@ -22,7 +22,7 @@ from .clock import WallClock
 from .control.server import ControlApi
 from .controller import Controller
 from .gateway.ray_ingress import GatewayJoin
-from .gateway.server import GatewayServer
+from .http_server import HttpServer
 from .journal import JOURNAL, FileJournal
 from .ray_cluster import RayCluster, with_deadline
 from .ray_serve import ServeDeployments, start_gateways, start_serve
@@ -93,7 +93,7 @@ class _ControllerHost:
     async def _serve_api(self, api: ControlApi) -> str:
         listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         port = listener.getsockname()[1]
-        await GatewayServer(api.app(self._config.token), [listener]).start()
+        await HttpServer(api.app(self._config.token), [listener]).start()
         url = f"http://127.0.0.1:{port}"
         _write_private(
             Path(self._config.state_dir) / "control.json",

@@ -65,8 +65,9 @@ def attempt(
     if short := _short(possible, table):
         return Attempt(plan=None, rejections=(*short, *rejections), conflict=(short[0].model,))
     if over := overdrawn(table, possible):
-        conflict = tuple(ModelId(r.model) for r in over)
-        return Attempt(plan=None, rejections=(*over, *rejections), conflict=conflict)
+        proofs = nearest_misses([r for proof in over for r in proof])
+        conflict = tuple(ModelId(r.model) for r in over[0])
+        return Attempt(plan=None, rejections=(*proofs, *rejections), conflict=conflict)
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
     found = Search(
         table, possible, packer, should_stop=should_stop, seed=problem.seed, first=first

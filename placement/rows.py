@@ -72,14 +72,18 @@ def _rejection(candidate: Candidate, k: int, row: Row) -> Rejection:
     )
 
 
-def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[Rejection, ...]:
-    """Rows that the copies which must run break whatever they choose: a proof that no plan exists. At most one row."""
+def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[tuple[Rejection, ...], ...]:
+    """Rows that the copies which must run break whatever they choose: each proves that no plan exists.
+
+    One entry per such row, with a rejection for each model that takes of it; the fewest models come first.
+    """
+    found = []
     for row in table.rows:
         least = {d.id: d.replicas_min * _least(table, row, d) for d in demands}
         total = sum(least.values())
         if total > row.limit * (1 + _SLACK) + _SLACK:
-            return tuple(_overdraft(row, d, total) for d in demands if least[d.id] > 0)
-    return ()
+            found.append(tuple(_overdraft(row, d, total) for d in demands if least[d.id] > 0))
+    return tuple(sorted(found, key=len))
 
 
 def _least(table: Table, row: Row, demand: Demand) -> float:

@@ -19,10 +19,10 @@ from actors.logs import configure, log_path
 from actors.names import CONTROLLER, NAMESPACE
 from actors.versions import versions
 
+from ..http_server import HttpServer, bind
 from ..routing.registry import StaticRegistry
 from ..routing.replicas import RegistryTable
 from .app import Gateway, GatewayConfig
-from .server import GatewayServer, bind
 from .upstream import ReplicaUpstreams
 
 log = structlog.get_logger()
@@ -89,7 +89,7 @@ class GatewayHost:
         self._membership = Membership(join)
         self._membership.start()
         listener = bind(join.host, join.port, reuse_port=True)
-        self._server = GatewayServer(self._membership.gateway.app, [listener])
+        self._server = HttpServer(self._membership.gateway.app, [listener])
         await self._server.start()
 
     async def check_health(self) -> None:

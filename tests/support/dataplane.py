@@ -17,8 +17,9 @@ from actors.errors import EngineCrashed, Refused
 from actors.replica import Replica, ReplicaConfig
 from actors.slot import SlotSpec
 from orchestrator.gateway.app import Gateway, GatewayConfig
-from orchestrator.gateway.server import bind, serving
+from orchestrator.gateway.serving import serving
 from orchestrator.gateway.upstream import ReplicaUpstreams
+from orchestrator.http_server import bind
 from orchestrator.routing.registry import StaticRegistry
 from orchestrator.routing.replicas import ModelEntry, RegistryTable, ReplicaEntry
 from placement.modelspec import ModelFacts

@@ -25,8 +25,8 @@ from support.dataplane import (
 from actors.wire import Welcome, encode
 from orchestrator.errors import ControlError, PortTaken
 from orchestrator.gateway.app import Gateway, GatewayConfig
-from orchestrator.gateway.server import GatewayServer, bind
 from orchestrator.gateway.upstream import ReplicaUpstreams
+from orchestrator.http_server import HttpServer, bind
 from orchestrator.routing.registry import StaticRegistry
 
 
@@ -298,7 +298,7 @@ async def test_a_stopping_server_finishes_what_runs_and_refuses_new_work() -> No
         gateway = Gateway(GatewayConfig(), plane.upstreams)
         listener = bind("127.0.0.1", 0, reuse_port=False)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
-        server = GatewayServer(gateway.app, [listener])
+        server = HttpServer(gateway.app, [listener])
         await server.start()
         server.check()
         answer = asyncio.create_task(plane.client.post(address, json=chat_body()))

@@ -1,4 +1,4 @@
-"""The gateway's own HTTP server and its port. It must not know what it serves."""
+"""Our own HTTP server on sockets that are bound already, and binding them. It must not know what it serves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Generator, Sequence
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from ..errors import ControlError, PortTaken
-from .app import Gateway
-from .upstream import ReplicaUpstreams
+from .errors import ControlError, PortTaken
 
 log = structlog.get_logger()
 
@@ -81,7 +78,7 @@ class _Quiet(uvicorn.Server):
         self.listening.set()
 
 
-class GatewayServer:
+class HttpServer:
     """Serves one application on sockets that are bound already."""
 
     def __init__(self, app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
@@ -115,7 +112,7 @@ class GatewayServer:
             ControlError: the listener is gone.
         """
         if self._task is None or self._task.done():
-            raise ControlError("the gateway's listener is gone")
+            raise ControlError("the listener is gone")
 
     async def stop(self, drain_s: float) -> None:
         """Accepts no more, lets running requests finish for at most `drain_s`, then cuts them."""
@@ -124,20 +121,4 @@ class GatewayServer:
         self._config.timeout_graceful_shutdown = max(1, round(drain_s))
         self._server.should_exit = True
         await asyncio.wait([self._task], timeout=drain_s + START_TIMEOUT_S)
-        log.info("gateway.stopped")
-
-
-@asynccontextmanager
-async def serving(
-    gateway: Gateway, upstreams: ReplicaUpstreams, listener: socket.socket, *, drain_s: float
-) -> AsyncGenerator[None]:
-    """A gateway that answers on `listener` until the block ends, then drains."""
-    server = GatewayServer(gateway.app, [listener])
-    upstreams.start()
-    try:
-        await server.start()
-        yield
-    finally:
-        gateway.drain()
-        await server.stop(drain_s)
-        await upstreams.close()
+        log.info("server.stopped")
