@@ -34,8 +34,9 @@ from actors.text import TextModel
 from benchmarks.children import Child, children, cluster, say, start, until_told
 from benchmarks.load import chat_request, connect
 from orchestrator.gateway.app import Gateway, GatewayConfig
-from orchestrator.gateway.server import bind, serving
+from orchestrator.gateway.serving import serving
 from orchestrator.gateway.upstream import ReplicaUpstreams
+from orchestrator.http_server import bind
 from orchestrator.routing.registry import StaticRegistry
 from orchestrator.routing.replicas import ModelEntry, RegistryTable, ReplicaEntry
 from orchestrator.sockets import free_port

@@ -14,7 +14,7 @@ from placement.catalog import classes_of
 from placement.demand import App, Demand
 from placement.plan import Infeasible, Plan
 from placement.problem import Problem
-from placement.solve import solve
+from placement.solve import solve, warm
 
 from .inventory_file import load_inventory
 from .spec import STDIN, check_device_classes, load_app
@@ -44,6 +44,7 @@ def plan_files(spec: str | Path, inventory: str | Path, *, seed: int = 0) -> Pla
     what_there_is = load_inventory(inventory)
     check_device_classes(app, classes_of(what_there_is))
     problem = Problem(inventory=what_there_is, app=with_local_facts(app), current=None, seed=seed)
+    warm()
     started = time.process_time()
     outcome = solve(problem)
     return Planned(outcome=outcome, cpu_s=time.process_time() - started)

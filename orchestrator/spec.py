@@ -146,9 +146,9 @@ def scaled(app: App, model: str, replicas: object) -> App:
     if model not in names:
         raise SpecError(f"no model is called {model}", hint=did_you_mean(model, names))
     sane = isinstance(replicas, int) and not isinstance(replicas, bool)
-    if not sane or not 1 <= replicas <= grammar.MAX_REPLICAS:
+    if not sane or not 0 <= replicas <= grammar.MAX_REPLICAS:
         raise SpecError(
-            f"replicas of {model}: should be 1 to {grammar.MAX_REPLICAS}, not {replicas}",
+            f"replicas of {model}: should be 0 to {grammar.MAX_REPLICAS}, not {replicas}",
             hint="to stop serving a model, remove it from the spec and `shardyard apply` it",
         )
     demands = tuple(

@@ -139,7 +139,7 @@ class Replicas(Strict):
     """Copies of a model: at least `min`, at most `max`."""
 
     min: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = 1
-    max: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+    max: Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:

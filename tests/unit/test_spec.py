@@ -120,7 +120,6 @@ def test_only_models_and_source_are_required() -> None:
         ("heads: 64", "headz: 64", 18, "facts.headz: unknown key", "heads?"),
         ("latency: 0.5", "latencyy: 0.5", 2, "policy.weights.latencyy: unknown", "latency?"),
         ("replicas: 3", "replicas: -3", 20, "replicas: should be greater than or equal to 0, not -3", ""),
-        ("replicas: 3", "replicas: 0", 20, "greater than or equal to 1, not 0", ""),
         ("replicas: 3", "replicas: 1000000", 20, "less than or equal to 10000, not 1000000", ""),
         ("replicas: 3", "replicas: three", 20, "should be a number, or {min: 1, max: 4}, not three", ""),
         ("replicas: 3", "replicas: 010", 20, "not 010", ""),
@@ -257,10 +256,15 @@ def test_scaling_changes_one_model_only() -> None:
     assert after.demands[0] == app.demands[0]
 
 
-@pytest.mark.parametrize("replicas", [0, -1, True, "3", None, 10**9])
+@pytest.mark.parametrize("replicas", [-1, True, "3", None, 10**9])
 def test_scaling_to_nonsense_is_refused(replicas: object) -> None:
-    with pytest.raises(SpecError, match="should be 1 to 10000"):
+    with pytest.raises(SpecError, match="should be 0 to 10000"):
         scaled(parse_app(FULL, "app.yaml"), "llama70", replicas)
+
+
+def test_no_replicas_at_all_is_a_sane_wish() -> None:
+    app = scaled(parse_app(FULL, "app.yaml"), "llama70", 0)
+    assert parse_app(dump_app(app), "again") == app
 
 
 def test_scaling_an_unknown_model_names_the_nearest() -> None:
