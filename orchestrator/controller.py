@@ -57,10 +57,20 @@ SOURCES_S = 20.0
 
 
 class Controller:
-    """Holds the state and drives it towards what was asked for."""
+    """Holds the state and drives it towards what was asked for.
+
+    Args:
+        code: hash of the packages that every node must run; "" = any.
+    """
 
     def __init__(
-        self, *, cluster: Cluster, deployments: Deployments, journal: Journal, clock: Clock
+        self,
+        *,
+        cluster: Cluster,
+        deployments: Deployments,
+        journal: Journal,
+        clock: Clock,
+        code: str = "",
     ) -> None:
         self._cluster = cluster
         self._deployments = deployments
@@ -68,7 +78,7 @@ class Controller:
         self._clock = clock
         self._changed = asyncio.Condition()
         self._last_tick = clock.now()
-        self.state = State(started_at=clock.now())
+        self.state = State(started_at=clock.now(), code=code)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 

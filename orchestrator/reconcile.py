@@ -53,8 +53,9 @@ def wanted_slots(state: State) -> dict[str, tuple[SlotSpec, tuple[str, ...]]]:
 
 
 def missing_reports(state: State) -> frozenset[str]:
-    """Incarnations that Ray lists and that no agent has reported."""
-    return state.incarnations - {node.report.incarnation for node in state.nodes.values()}
+    """Incarnations that Ray lists, and whose report is still to come."""
+    reported = {node.report.incarnation for node in state.nodes.values()}
+    return state.incarnations - reported - set(state.refused)
 
 
 def _handles(state: State) -> dict[str, str]:

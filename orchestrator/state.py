@@ -11,7 +11,7 @@ from typing import Literal, TypeVar, assert_never
 
 from actors.report import NodeReport
 from placement.demand import App
-from placement.inventory import Inventory
+from placement.inventory import Inventory, Node
 from placement.plan import Infeasible, Plan
 
 from .events import (
@@ -87,18 +87,22 @@ class State:
 
     Attributes:
         started_at: when this controller came up; it does not plan before the nodes had time to report.
+        code: hash of the packages that every node must run; "" = any.
+        refused: living incarnations whose reports are not taken, and why.
         generation: rises when what can be placed where has changed.
         solved_for: (revision, generation) of the last answer.
         registry_version: rises when a gateway must look again.
     """
 
     started_at: float = 0.0
+    code: str = ""
     app: App | None = None
     yaml: str = ""
     revision: int = 0
     incarnations: frozenset[str] = frozenset()
     agents: Mapping[str, float] = field(default_factory=dict)
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
     plan: Plan | None = None
     infeasible: Infeasible | None = None
@@ -122,9 +126,18 @@ def inventory(state: State) -> Inventory:
     classes = {c.name: c for report in reports for c in report.classes}
     return Inventory(
         generation=state.generation,
-        nodes=tuple(report.as_node() for report in reports),
+        nodes=tuple(_node(state, report) for report in reports),
         classes=tuple(classes[name] for name in sorted(classes)),
     )
+
+
+def _node(state: State, report: NodeReport) -> Node:
+    """A node that runs other code than the controller gets nothing: the two could misunderstand each other."""
+    node = report.as_node()
+    if state.code in ("", report.versions.code):
+        return node
+    reason = f"runs shardyard {report.versions.shardyard} with other code than the controller"
+    return replace(node, cordoned=True, cordon_reason=reason)
 
 
 def apply(state: State, event: Event) -> State:
@@ -214,17 +227,18 @@ def _nodes_observed(state: State, event: NodesObserved) -> State:
     living = event.incarnations
     nodes = {name: node for name, node in state.nodes.items() if node.report.incarnation in living}
     agents = {i: at for i, at in state.agents.items() if i in living}
-    return _with_nodes(replace(state, incarnations=living, agents=agents), nodes)
+    refused = {i: why for i, why in state.refused.items() if i in living}
+    after = replace(state, incarnations=living, agents=agents, refused=refused)
+    return _with_nodes(after, nodes)
 
 
 def _node_reported(state: State, event: NodeReported) -> State:
     report = event.report
     known = state.nodes.get(report.node)
-    if known is not None and known.report.incarnation != report.incarnation:
-        gone = known.report.incarnation not in state.incarnations
-        if not gone:
-            # Two living nodes claim one name; the first keeps it until it leaves.
-            return state
+    if known is not None and known.report.incarnation in state.incarnations - {report.incarnation}:
+        # Two living nodes claim one name; the first keeps it until it leaves.
+        why = f"another living node is called {report.node} too"
+        return replace(state, refused={**state.refused, report.incarnation: why})
     seen = NodeState(report=report, seen_at=event.at)
     return _with_nodes(state, {**state.nodes, report.node: seen})
 

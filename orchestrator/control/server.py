@@ -120,7 +120,24 @@ class ControlApi:
             {"where": slot, "reason": failure.reason, "hint": f"shardyard logs {slot}"}
             for slot, failure in sorted(state.failures.items())
         ]
-        return broken + failed
+        cordoned = [
+            {
+                "where": node.id,
+                "reason": node.cordon_reason,
+                "hint": "install the same version there",
+            }
+            for node in inventory(state).nodes
+            if node.cordoned
+        ]
+        refused = [
+            {
+                "where": f"Ray node {i[:12]}",
+                "reason": why,
+                "hint": "shardyard node start --name NAME",
+            }
+            for i, why in sorted(state.refused.items())
+        ]
+        return broken + failed + cordoned + refused
 
     async def inventory(self, _request: Request) -> Response:
         """What the planner sees."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from support.control_plane import (
     HandClock,
@@ -16,6 +17,7 @@ from support.control_plane import (
 
 from orchestrator.controller import Controller
 from orchestrator.spec import parse_app
+from orchestrator.state import inventory
 from placement.plan import Infeasible, Plan
 
 
@@ -185,3 +187,24 @@ async def test_nodes_are_told_which_sources_to_look_for() -> None:
     await world.settle()
     await world.apply(replicas=1)
     assert await world.controller.report(a_report("n1")) == ("package://tiny",)
+
+
+async def test_a_node_that_runs_other_code_is_cordoned_with_the_reason() -> None:
+    world = World("n1")
+    world.controller.state = replace(world.controller.state, code="other")
+    await world.settle()
+    outcome = await world.apply(replicas=1)
+    assert isinstance(outcome, Infeasible)
+    assert inventory(world.controller.state).nodes[0].cordon_reason
+
+
+async def test_two_living_nodes_of_one_name_are_told_apart() -> None:
+    world = World("n1", "n2")
+    await world.settle()
+    world.cluster.living.add("ray-twin")
+    await world.controller.tick()
+    await world.controller.report(a_report("n1", incarnation="ray-twin"))
+    state = world.controller.state
+    assert state.nodes["n1"].report.incarnation == "ray-n1"
+    assert "n1" in state.refused["ray-twin"]
+    assert isinstance(await world.apply(replicas=1), Plan)
