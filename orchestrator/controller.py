@@ -78,7 +78,9 @@ class Controller:
         self._clock = clock
         self._changed = asyncio.Condition()
         self._last_tick = clock.now()
-        self.state = State(started_at=clock.now(), code=code)
+        # A version that an earlier controller gave out must not come again with other contents.
+        version = int(clock.now() * 1000)
+        self.state = State(started_at=clock.now(), code=code, registry_version=version)
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -251,9 +253,17 @@ class Controller:
     async def watch(self, version: int) -> RegistryTable:
         """The registry as soon as it differs from `version`, at the latest after WATCH_S."""
         deadline = self._clock.now() + WATCH_S
-        while self.state.registry_version == version and self._clock.now() < deadline:
+        while self._clock.now() < deadline and not self._news(version):
             await self._wait_for_change(min(1.0, WATCH_S))
         return self.table()
+
+    def _news(self, version: int) -> bool:
+        """A restarted controller is silent until its replicas had time to register: gateways know more than it does."""
+        plan = self.state.plan
+        planned = {slot.id for slot in plan.slots} if plan is not None else set()
+        lease_over = self._clock.now() - self.state.started_at >= REPLICA_LEASE_S
+        settled = lease_over or planned <= self.state.replicas.keys()
+        return settled and self.state.registry_version != version
 
     def wanted_sources(self) -> tuple[str, ...]:
         """Every model source and tokenizer of the app, and of the one that `apply` is about to plan."""

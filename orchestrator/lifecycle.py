@@ -25,7 +25,7 @@ from .journal import JOURNAL
 from .launcher import launch
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
-from .raylets import NodeSettings
+from .raylets import NodeSettings, ray_tools
 from .settings import Settings
 from .sockets import require_free
 from .spec import GatewaySpec, Spec, parse_spec, read_spec, spec_name
@@ -254,6 +254,7 @@ def _start_controller(ray: OwnedRay, asked: Asked, say: Say) -> None:
             "facts": {
                 "endpoint": endpoint.url,
                 "ray_address": ray.run.address,
+                "ray_tools": ray_tools(ray.run.address, ray.shared.token_path),
                 "mode": ray.run.mode,
             },
         },

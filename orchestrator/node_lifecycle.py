@@ -11,11 +11,12 @@ from pathlib import Path
 
 from .errors import ControlError
 from .inventory_file import load_lab
-from .lifecycle import LOOPBACK, Say
+from .lifecycle import Say
 from .processes import abandoned, alive, reap
 from .raylet_processes import new_run
 from .raylets import NodeSettings
 from .settings import Settings
+from .sockets import own_address
 from .state_dir import ProcessRecord, StateDir
 
 WATCH_PERIOD_S = 1.0
@@ -28,13 +29,15 @@ class NodeRequest:
     Attributes:
         address: of the head to join; None = begin a new cluster here.
         port: of the new head.
-        host: address of this machine that the others reach; "" = Ray finds it.
+        dashboard_port: of the new head, on its loopback; `ray job submit` goes there.
+        host: address of this machine that the others reach; "" = found from its routes.
         emulate: a lab file; the node pretends to be its node `name`.
         block: stay until a signal, for a service manager.
     """
 
     address: str | None = None
     port: int = 6379
+    dashboard_port: int = 8265
     host: str = ""
     name: str = ""
     rack: str = ""
@@ -69,7 +72,7 @@ def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
         )
         try:
             if request.address is None:
-                ray.start_head(node, host=request.host or LOOPBACK, port=request.port)
+                ray.start_head(node, host=request.host or own_address(), port=request.port)
             else:
                 ray.joins(request.address)
                 ray.start_worker(node, address=request.address, host=request.host)

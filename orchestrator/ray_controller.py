@@ -14,9 +14,10 @@ import ray
 import structlog
 
 from actors.logs import configure, log_path, tail
-from actors.names import CONTROLLER
+from actors.names import CONTROLLER, GATEWAY_PREFIX
 from actors.ray_replica import ReplicaJoin
 from actors.report import NodeReport
+from placement.errors import SpecError
 
 from .clock import WallClock
 from .control.server import ControlApi
@@ -104,6 +105,9 @@ class _ControllerHost:
     async def _logs(self, name: str, lines: int) -> str:
         if name == "controller":
             return tail(log_path("controller"), lines)
+        if name == "gateway":
+            names = [f"{GATEWAY_PREFIX}{index}" for index in range(self._config.gateways)]
+            return "".join(tail(log_path(gateway), lines) for gateway in names)
         controller = await self._ready()
         nodes = controller.state.nodes
         if name in nodes:
@@ -115,7 +119,10 @@ class _ControllerHost:
             await self._cluster.agent_call(node.report.incarnation, "logs", name, lines)
             for node in nodes.values()
         ]
-        return "".join(dict.fromkeys(texts))
+        text = "".join(dict.fromkeys(texts))
+        if not text and name not in controller.state.slots:
+            raise SpecError(f"no replica or node is called {name}", hint="shardyard ps")
+        return text
 
     async def _ready(self) -> Controller:
         """The controller; a restarted actor starts it at the first call."""

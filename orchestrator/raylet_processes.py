@@ -33,8 +33,10 @@ class OwnedRay:
     environ: Mapping[str, str]
     die_with_parent: bool
 
-    def start_head(self, node: NodeSettings, *, host: str, port: int = 0) -> str:
-        """Starts a head and returns its address `host:port`; port 0 = a free one.
+    def start_head(
+        self, node: NodeSettings, *, host: str, port: int = 0, dashboard_port: int = 0
+    ) -> str:
+        """Starts a head and returns its address `host:port`; a port 0 = a free one.
 
         Raises:
             ControlError: it did not come up; the log is named.
@@ -48,7 +50,7 @@ class OwnedRay:
                 node,
                 host=host,
                 port=chosen,
-                dashboard_port=free_port(),
+                dashboard_port=dashboard_port or free_port(),
                 agent_port=free_port(),
                 client_port=free_port(),
             )

@@ -84,6 +84,16 @@ def ray_environment(
     return env
 
 
+def ray_tools(address: str, token_path: Path | None) -> str:
+    """What a person types for Ray's own tools; only a token of ours has to be named.
+
+    >>> ray_tools("127.0.0.1:6379", None)
+    'ray status --address 127.0.0.1:6379'
+    """
+    auth = f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={token_path} " if token_path else ""
+    return f"{auth}ray status --address {address}"
+
+
 def head_command(
     shared: RaySettings,
     node: NodeSettings,

@@ -13,6 +13,17 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(listener.getsockname()[1])
 
 
+def own_address() -> str:
+    """The address of this machine that its neighbours reach; loopback when it has no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket only chooses a route; nothing is sent.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
 def require_free(host: str, port: int) -> None:
     """Checks that a port is free by binding it once, exclusively.
 

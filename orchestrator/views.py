@@ -193,6 +193,7 @@ def status_view(status: Row) -> list[RenderableType]:
         ("nodes", _nodes(status)),
         ("devices", status.get("devices", "-")),
         ("generation", f"{status['generation']} (spec revision {status['revision']})"),
+        ("ray tools", status.get("ray_tools", "-")),
     ]
     models = table(
         ("MODEL", "READY", "WANTED", "KIND", "PROBLEM"),

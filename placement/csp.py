@@ -223,7 +223,7 @@ class PricedSolver(Solver):
             (list(domain), [rule for rule, _ in vconstraints[name]])
             for name, domain in domains.items()
         ]
-        self._descend(0, 0.0)
+        self._descend()
         if self.best is None:
             return None
         return dict(zip(domains, self.best, strict=True))
@@ -235,21 +235,30 @@ class PricedSolver(Solver):
             return inf
         return self._bound - self.value - 1e-12 * abs(self._bound)
 
-    def _descend(self, depth: int, loss: float) -> bool:
-        """Searches below; True = stop the whole search."""
-        if depth == len(self._plan):
-            return self._leaf()
-        choices, rules = self._plan[depth]
-        for choice in choices:
-            if loss + choice.loss >= self._allowed:
-                continue
-            if self._exhausted():
-                return True
-            if self._enter(choice, rules):
-                if self._descend(depth + 1, loss + choice.loss):
-                    return True
-                self._leave(choice, rules)
-        return False
+    def _descend(self) -> None:
+        """Searches depth-first, on a stack of its own: Python's ends at some hundred copies."""
+        if not self._plan:
+            self._leaf()
+            return
+        levels, losses = [iter(self._plan[0][0])], [0.0]
+        while levels:
+            rules = self._plan[len(levels) - 1][1]
+            choice = next((c for c in levels[-1] if losses[-1] + c.loss < self._allowed), None)
+            if choice is None:
+                levels.pop()
+                losses.pop()
+                if levels:
+                    self._leave(self._path[-1], self._plan[len(levels) - 1][1])
+            elif self._exhausted():
+                return
+            elif self._enter(choice, rules):
+                if len(levels) < len(self._plan):
+                    losses.append(losses[-1] + choice.loss)
+                    levels.append(iter(self._plan[len(levels)][0]))
+                elif self._leaf():
+                    return
+                else:
+                    self._leave(choice, rules)
 
     def _exhausted(self) -> bool:
         self._steps_left -= 1

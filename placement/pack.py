@@ -144,8 +144,26 @@ def _matches(slot: Slot, candidate: Candidate) -> bool:
     )
 
 
+@dataclass(slots=True)
+class _Level:
+    """One stage of the descent.
+
+    Attributes:
+        seats: of the earlier stages of its replica.
+        tries: places not tried yet.
+        seat: taken now.
+        state: of the floor, where the seat completes a replica.
+    """
+
+    index: int
+    seats: list[Seat]
+    tries: Iterator[Seat]
+    seat: Seat | None = None
+    state: tuple[object, ...] | None = None
+
+
 class _Descent:
-    """One depth-first search over the stages of all requests."""
+    """One depth-first search over the stages of all requests, on a stack of its own: Python's ends at some hundred."""
 
     def __init__(
         self,
@@ -165,39 +183,57 @@ class _Descent:
 
     def run(self) -> bool:
         """True when every request has its place, then in `placed`."""
-        return self._place(0, [])
+        levels = [self._open(0, [])] if self.requests else []
+        while levels:
+            level = levels[-1]
+            self._take_back(level)
+            seat = next(level.tries, None)
+            if seat is None or not self._spend():
+                levels.pop()
+            elif self._take(level, seat):
+                if len(self.placed) == len(self.requests):
+                    return True
+                levels.append(self._below(level, seat))
+        return not self.requests
 
-    def _place(self, index: int, seats: list[Seat]) -> bool:
-        if index == len(self.requests):
-            return True
-        request = self.requests[index]
-        if len(seats) == request.config.layout.pp:
-            return self._next(index, seats)
-        return any(self._try(index, seats, seat) for seat in self._seats(request, seats))
+    def _open(self, index: int, seats: list[Seat]) -> _Level:
+        return _Level(index=index, seats=seats, tries=self._seats(self.requests[index], seats))
 
-    def _next(self, index: int, seats: list[Seat]) -> bool:
-        """Goes on after a whole replica, unless an equal state has failed before."""
-        state = (index, *self.floor.state())
-        if state in self._failed:
-            return False
-        self.placed.append(_placed(self.requests[index], seats))
-        if self._place(index + 1, []):
-            return True
-        self.placed.pop()
-        self._failed.add(state)
-        return False
+    def _below(self, level: _Level, seat: Seat) -> _Level:
+        """The next stage of the same replica, or the first one of the next."""
+        if level.state is None:
+            return self._open(level.index, [*level.seats, seat])
+        return self._open(level.index + 1, [])
 
-    def _try(self, index: int, seats: list[Seat], seat: Seat) -> bool:
+    def _spend(self) -> bool:
         self.steps += 1
         if self.steps > self.max_steps or self.should_stop():
             self.exact = False
-            return False
-        request = self.requests[index]
+        return self.exact
+
+    def _take(self, level: _Level, seat: Seat) -> bool:
+        """Takes a seat; False when it ends a replica in a state that has failed before."""
+        request, seats = self.requests[level.index], [*level.seats, seat]
         self.floor.change(request, seat, +1)
-        if self._place(index, [*seats, seat]):
+        level.seat = seat
+        if len(seats) < request.config.layout.pp:
             return True
-        self.floor.change(request, seat, -1)
-        return False
+        state = (level.index, *self.floor.state())
+        if state in self._failed:
+            return False
+        level.state = state
+        self.placed.append(_placed(request, seats))
+        return True
+
+    def _take_back(self, level: _Level) -> None:
+        """Frees the seat that is taken; what could not be completed from it is not tried again."""
+        if level.state is not None:
+            self._failed.add(level.state)
+            self.placed.pop()
+            level.state = None
+        if level.seat is not None:
+            self.floor.change(self.requests[level.index], level.seat, -1)
+            level.seat = None
 
     def _seats(self, request: Request, seats: list[Seat]) -> Iterator[Seat]:
         if self.steps > self.max_steps:

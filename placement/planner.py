@@ -6,7 +6,8 @@ Infeasibility is a value; `infeasible` says what conflicts and what would help.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count, islice
 
 from .bounds import Dual
 from .candidates import Options, enumerate_options, nearest_misses
@@ -20,7 +21,7 @@ from .plan import Plan, Rejection, RunnerUp, Slot, Why
 from .pools import collapse, health_rejections, node_rejections
 from .problem import Problem, facts_of
 from .roofline import slowest_hop
-from .rows import Table, overdrawn, tabulate
+from .rows import Table, most_copies, overdrawn, tabulate
 from .search import Found, Search
 from .verify import verify
 
@@ -68,9 +69,14 @@ def attempt(
         proofs = nearest_misses([r for proof in over for r in proof])
         conflict = tuple(ModelId(r.model) for r in over[0])
         return Attempt(plan=None, rejections=(*proofs, *rejections), conflict=conflict)
+    searched, crowded = _limited(possible, table)
+    if crowded:
+        return Attempt(
+            plan=None, rejections=(*crowded, *rejections), conflict=(crowded[0].model,)
+        )
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
     found = Search(
-        table, possible, packer, should_stop=should_stop, seed=problem.seed, first=first
+        table, searched, packer, should_stop=should_stop, seed=problem.seed, first=first
     ).run()
     if found.placed is None:
         return Attempt(plan=None, rejections=rejections, complete=found.complete)
@@ -128,6 +134,29 @@ def _short(possible: tuple[Demand, ...], table: Table) -> tuple[Rejection, ...]:
     return tuple(found)
 
 
+def _limited(
+    possible: tuple[Demand, ...], table: Table
+) -> tuple[tuple[Demand, ...], tuple[Rejection, ...]]:
+    """The demands with no more copies than could find room, and those that must have more than that."""
+    most = {d.id: most_copies(table, d) for d in possible}
+    crowded = tuple(
+        Rejection(
+            model=d.id,
+            constraint="capacity",
+            reason=f"{d.replicas_min} copies must run, there is room for {most[d.id]} at most",
+            shortage=float(d.replicas_min - most[d.id]),
+            resolvable=True,
+        )
+        for d in possible
+        if most[d.id] < d.replicas_min
+    )
+    limited = tuple(
+        replace(d, replicas_max=min(d.replicas_max, max(most[d.id], d.replicas_min)))
+        for d in possible
+    )
+    return limited, crowded
+
+
 def _plan(
     problem: Problem,
     table: Table,
@@ -175,7 +204,7 @@ def _slots(
 
 
 def _free_name(model: ModelId, used: set[SlotId]) -> SlotId:
-    return next(name for k in range(len(used) + 1) if (name := slot_id(model, k)) not in used)
+    return next(name for k in count() if (name := slot_id(model, k)) not in used)
 
 
 def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
@@ -241,8 +270,6 @@ def _unplaced(app: App, slots: tuple[Slot, ...]) -> tuple[SlotId, ...]:
     missing: list[SlotId] = []
     for demand in app.demands:
         used = {slot.id for slot in slots if slot.model == demand.id}
-        for _ in range(demand.replicas_max - len(used)):
-            name = _free_name(demand.id, used)
-            used.add(name)
-            missing.append(name)
+        free = (name for k in count() if (name := slot_id(demand.id, k)) not in used)
+        missing.extend(islice(free, max(0, demand.replicas_max - len(used))))
     return tuple(missing)

@@ -18,6 +18,9 @@ from .problem import with_demand
 
 Value = str | int | float | None
 
+_SINGLE_STEPS = 8
+"""Numbers of copies tried one by one."""
+
 _SMALLER: tuple[Dtype, ...] = ("bf16", "fp8", "int8", "int4")
 
 
@@ -114,10 +117,19 @@ def _change(
 
 
 def _replicas(app: App, demand: Demand) -> Iterator[Relaxation]:
-    for count in range(demand.replicas_min - 1, 0, -1):
+    for count in _counts_below(demand.replicas_min):
         yield _fewer(app, demand, count)
     if len(app.demands) > 1 and demand.replicas_min > 0:
         yield dropped(app, demand)
+
+
+def _counts_below(count: int) -> Iterator[int]:
+    """Smaller numbers of copies down to 1: one by one at first, then in leaps, so that large numbers end too."""
+    for step in range(count):
+        count = min(count - 1, count if step < _SINGLE_STEPS else count * 3 // 4)
+        if count < 1:
+            return
+        yield count
 
 
 def _fewer(app: App, demand: Demand, count: int) -> Relaxation:

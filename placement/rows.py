@@ -86,6 +86,19 @@ def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[tuple[Rejectio
     return tuple(sorted(found, key=len))
 
 
+def most_copies(table: Table, demand: Demand) -> int:
+    """Copies of a model that find room at most, if nothing else is placed."""
+    least: dict[str, int] = {}
+    units: dict[str, int] = {}
+    for candidate in (c for c in table.candidates if c.model == demand.id):
+        pool = candidate.pool
+        units[pool.name] = pool.units
+        least[pool.name] = min(least.get(pool.name, pool.units), candidate.layout.units)
+    room = sum(units[name] // least[name] for name in units)
+    shared = ((row.limit, _least(table, row, demand)) for row in table.rows)
+    return min([room, *(int(limit * (1 + _SLACK) / each) for limit, each in shared if each > 0)])
+
+
 def _least(table: Table, row: Row, demand: Demand) -> float:
     own = (k for k, c in enumerate(table.candidates) if c.model == demand.id)
     return min((row.amounts.get(k, 0.0) for k in own), default=0.0)

@@ -109,6 +109,8 @@ class Search:
             solver = self._solve(replace(whole, small=True), FIRST_STEPS, first=True)
             if solver.best is not None:
                 solver.complete = False
+        if solver.best is None and not any(d.replicas_min for d in self._demands):
+            return self._found((), complete=False)
         if solver.best is None or solver.complete or self._first:
             return self._found(_chosen(solver), solver.complete and not self._first)
         chosen = self._improve(_chosen(solver) or ())

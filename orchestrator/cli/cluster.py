@@ -79,6 +79,13 @@ def node() -> None:
     show_default=True,
     help="Port of a new head.",
 )
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(1, 65_535),
+    default=8265,
+    show_default=True,
+    help="Port of a new head's dashboard, where `ray job submit` goes.",
+)
 @click.option("--name", default="", help="Stable name of the node [default: from the machine].")
 @click.option("--host", default="", help="Address of this machine that the other nodes reach.")
 @click.option("--rack", default="", help="Rack of the node, for spread and link speeds.")
@@ -96,6 +103,7 @@ def node_start(
     head: bool,
     address: str | None,
     port: int,
+    dashboard_port: int,
     name: str,
     host: str,
     rack: str,
@@ -111,6 +119,7 @@ def node_start(
     request = NodeRequest(
         address=address,
         port=port,
+        dashboard_port=dashboard_port,
         name=name,
         host=host,
         rack=rack,

@@ -156,7 +156,8 @@ class ControlApi:
     async def dry_run(self, request: Request) -> Response:
         """Plans without changing anything."""
         body = await _body(request)
-        return self._answer(await self._controller.dry_run(_app_of(body)))
+        outcome = await self._controller.dry_run(_app_of(body))
+        return self._answer(outcome, self._controller.state.plan, accepted=False)
 
     async def apply(self, request: Request) -> Response:
         """Makes an app the desired state."""
@@ -164,7 +165,7 @@ class ControlApi:
         app = _app_of(body)
         before = self._controller.state.plan
         outcome = await self._controller.accept(app, str(body.get("yaml") or dump_app(app)))
-        return self._answer(outcome, before=before, accepted=isinstance(outcome, Plan))
+        return self._answer(outcome, before, accepted=isinstance(outcome, Plan))
 
     async def scale(self, request: Request) -> Response:
         """Changes the number of replicas of one model."""
@@ -176,13 +177,12 @@ class ControlApi:
         spec = replace(parse_spec(self._controller.state.yaml, "spec"), app=app)
         before = self._controller.state.plan
         outcome = await self._controller.accept(app, dump_spec(spec))
-        return self._answer(outcome, before=before, accepted=isinstance(outcome, Plan))
+        return self._answer(outcome, before, accepted=isinstance(outcome, Plan))
 
     def _answer(
-        self, outcome: Plan | Infeasible, *, before: Plan | None = None, accepted: bool = False
+        self, outcome: Plan | Infeasible, before: Plan | None, *, accepted: bool
     ) -> Response:
-        current = before if before is not None else self._controller.state.plan
-        changes = diff(current, outcome) if isinstance(outcome, Plan) else ()
+        changes = diff(before, outcome) if isinstance(outcome, Plan) else ()
         return JSONResponse(
             {
                 "document": plan_document(outcome, cpu_s=0.0),

@@ -7,6 +7,7 @@ whose users want plain Serve HTTP the same ASGI app is mounted as an ordinary Se
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 WATCH_TIMEOUT_S = 30.0
 AWAY_PAUSE_S = 0.5
 DRAIN_S = 25.0
+FIRST_TABLE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,20 @@ class Membership:
         self._upstreams = ReplicaUpstreams(self._registry, secret=join.secret, gateway=name)
         self.gateway = Gateway(config, self._upstreams)
         self._following: asyncio.Task[None] | None = None
+        self._listed = asyncio.Event()
 
-    def start(self) -> None:
-        """Connects; call on the loop that serves the app."""
+    async def start(self) -> None:
+        """Returns once it knows the replicas, so that a new gateway denies no model that its siblings serve.
+
+        Without a controller it goes on after FIRST_TABLE_S and answers 503 until it has one. Call on the loop that
+        serves the app.
+        """
         self._upstreams.start()
         self._following = asyncio.get_running_loop().create_task(self._follow())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TABLE_S):
+                await self._listed.wait()
+                await self._upstreams.tried()
 
     async def close(self) -> None:
         """Ends every connection."""
@@ -80,6 +91,7 @@ class Membership:
                 continue
             if table.version != version:
                 self._registry.update(table)
+                self._listed.set()
 
 
 class GatewayHost:
@@ -87,7 +99,7 @@ class GatewayHost:
 
     async def __init__(self, join: GatewayJoin) -> None:
         self._membership = Membership(join)
-        self._membership.start()
+        await self._membership.start()
         listener = bind(join.host, join.port, reuse_port=True)
         self._server = HttpServer(self._membership.gateway.app, [listener])
         await self._server.start()
@@ -109,7 +121,7 @@ class IngressHost:
 
     async def __init__(self, join: GatewayJoin) -> None:
         self._membership = Membership(join)
-        self._membership.start()
+        await self._membership.start()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The app."""

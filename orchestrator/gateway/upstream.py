@@ -59,6 +59,7 @@ class Upstream:
         self._hello = hello
         self._link: Link | None = None
         self._retired = False
+        self.tried = asyncio.Event()
         self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     @property
@@ -95,9 +96,10 @@ class Upstream:
         try:
             while not self._retired:
                 link = await self._connect()
+                self._link = link or self._link
+                self.tried.set()
                 if link is not None:
                     pause_s = FIRST_PAUSE_S
-                    self._link = link
                     await self._watch(link)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -164,6 +166,11 @@ class ReplicaUpstreams:
         """Connects to what is listed, now and after every change. Call on the gateway's loop."""
         self._registry.follow(self._follow)
         self._follow(self._registry.table())
+
+    async def tried(self) -> None:
+        """Returns once every listed replica was connected to, or could not be."""
+        for upstream in list(self._upstreams.values()):
+            await upstream.tried.wait()
 
     def table(self) -> RegistryTable:
         """The registry's last table."""

@@ -126,6 +126,12 @@ def _refusal(
     considered = tuple(
         (r.slot, _against(r, loads, exclude)) for r in table.replicas if r.model == model
     )
+    if table.version < 0:
+        return Refusal(
+            reason="no_healthy_replica",
+            message="the gateway has not heard from the controller yet; try again later",
+            retry_after_s=UNHEALTHY_RETRY_S,
+        )
     if known is None and not considered:
         return _unknown(table, model)
     reasons = {why for _, why in considered}

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.lab import ROOT, UP_S, Shardyard, left_over
+from support.lab import LAB, UP_S, Shardyard, left_over
 
 from orchestrator.sockets import free_port
-
-LAB = ROOT / "examples/mixed-lab/lab.yaml"
-SPEC = ROOT / "examples/mixed-lab/app.yaml"
 
 
 @dataclass(frozen=True)

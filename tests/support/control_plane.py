@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 from actors.report import NodeReport, Versions
 from actors.slot import SlotSpec
+from orchestrator.controller import Controller
 from orchestrator.ports import Desired
 from orchestrator.routing.replicas import ReplicaEntry
+from orchestrator.spec import parse_app
 from placement.demand import App, Demand
 from placement.devices import Device
 from placement.ids import DeviceId, ModelId, NodeId, SlotId
 from placement.inventory import ModelPresence
 from placement.modelspec import ModelFacts, ModelSpec
-from placement.plan import Plan, Predicted, Slot, Stage
+from placement.plan import Infeasible, Plan, Predicted, Slot, Stage
 from placement.units import GIB
 
 SOURCE = "package://tiny"
@@ -194,3 +196,35 @@ class MemoryJournal:
 
     def save(self, desired: Desired) -> None:
         self.desired = desired
+
+
+class World:
+    """A controller and everything around it."""
+
+    def __init__(self, *nodes: str, cores: int = 4, journal: MemoryJournal | None = None) -> None:
+        self.cores = cores
+        self.clock = HandClock()
+        self.cluster = MemoryCluster(*(f"ray-{n}" for n in nodes))
+        self.deployments = MemoryDeployments()
+        self.journal = journal or MemoryJournal()
+        self.controller = Controller(
+            cluster=self.cluster,
+            deployments=self.deployments,
+            journal=self.journal,
+            clock=self.clock,
+        )
+        self.nodes = list(nodes)
+
+    async def settle(self, ticks: int = 4) -> None:
+        """Every node reports and every replica renews, then the controller ticks; a few times."""
+        for _ in range(ticks):
+            for node in self.nodes:
+                await self.controller.report(a_report(node, cores=self.cores))
+            for slot in self.deployments.running:
+                await self.controller.register(an_entry(slot))
+            await self.controller.tick()
+            self.clock.seconds += 0.5
+
+    async def apply(self, replicas: int = 2) -> Plan | Infeasible:
+        text = yaml_of(replicas=replicas)
+        return await self.controller.accept(parse_app(text, "test"), text)

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.client import Client
 from orchestrator.families import processes_of_run
 from orchestrator.state_dir import RunRecord, StateDir
 from orchestrator.tcp_ports import port_taken
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+LAB = ROOT / "examples/mixed-lab/lab.yaml"
+LAB_SPEC = ROOT / "examples/mixed-lab/app.yaml"
+QUICKSTART = ROOT / "examples/quickstart/app.yaml"
 LOOPBACK = "127.0.0.1"
 UP_S = 200.0
 POLL_S = 0.05
@@ -41,7 +45,8 @@ class Shardyard:
     def __init__(self, state: Path) -> None:
         self.state = state
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SHARDYARD_", "RAY_"))}
-        self.env = kept | {"SHARDYARD_STATE": str(state)}
+        path = f"{BIN}{os.pathsep}{kept['PATH']}"
+        self.env = kept | {"SHARDYARD_STATE": str(state), "PATH": path}
 
     def run(
         self,
@@ -52,15 +57,29 @@ class Shardyard:
         env: dict[str, str] | None = None,
     ) -> str:
         """Output and errors of a command that must end with `code`."""
+        ended, said = self.attempt(*args, timeout_s=timeout_s, cwd=cwd, env=env or {})
+        assert ended == code, f"{args} ended with {ended}:\n{said}{self.logs()}"
+        return said
+
+    def attempt(
+        self,
+        *args: object,
+        timeout_s: float = 60.0,
+        cwd: Path = ROOT,
+        env: dict[str, str] | None = None,
+    ) -> tuple[int, str]:
+        """Exit code, output and errors of a command."""
         words = [str(BIN / "shardyard"), *map(str, args)]
         done = self.execute(words, timeout_s=timeout_s, cwd=cwd, env=env or {})
-        said = done.stdout + done.stderr
-        assert done.returncode == code, f"{args} ended with {done.returncode}:\n{said}{self.logs()}"
-        return said
+        return done.returncode, done.stdout + done.stderr
 
     def json(self, *args: object) -> Any:
         """The document that a command prints with `-o json`."""
         return json.loads(self.run(*args, "-o", "json"))
+
+    def control(self) -> Client:
+        """A client of the controller, for tests that ask often."""
+        return Client.of(self.state / "control.json", timeout_s=20.0)
 
     def ray(self, *args: object, timeout_s: float = 60.0, code: int = 0) -> str:
         """Ray's own command, with the variables that `shardyard status` names."""
@@ -106,7 +125,8 @@ class Shardyard:
 
     def replicas(self) -> dict[str, dict[str, Any]]:
         """Rows of `ps` by slot."""
-        return {row["slot"]: row for row in self.json("ps")["replicas"]}
+        with self.control() as client:
+            return {row["slot"]: row for row in client.replicas()}
 
     def pids(self, words: str) -> set[int]:
         """Processes of the run whose command line has these words in it."""

@@ -5,52 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from support.control_plane import (
-    HandClock,
-    MemoryCluster,
-    MemoryDeployments,
-    MemoryJournal,
-    a_report,
-    an_entry,
-    yaml_of,
-)
+from support.control_plane import World, a_report, an_entry
 
 from orchestrator.controller import Controller
-from orchestrator.spec import parse_app
 from orchestrator.state import inventory
 from placement.plan import Infeasible, Plan
-
-
-class World:
-    """A controller and everything around it."""
-
-    def __init__(self, *nodes: str, cores: int = 4, journal: MemoryJournal | None = None) -> None:
-        self.cores = cores
-        self.clock = HandClock()
-        self.cluster = MemoryCluster(*(f"ray-{n}" for n in nodes))
-        self.deployments = MemoryDeployments()
-        self.journal = journal or MemoryJournal()
-        self.controller = Controller(
-            cluster=self.cluster,
-            deployments=self.deployments,
-            journal=self.journal,
-            clock=self.clock,
-        )
-        self.nodes = list(nodes)
-
-    async def settle(self, ticks: int = 4) -> None:
-        """Every node reports and every replica renews, then the controller ticks; a few times."""
-        for _ in range(ticks):
-            for node in self.nodes:
-                await self.controller.report(a_report(node, cores=self.cores))
-            for slot in self.deployments.running:
-                await self.controller.register(an_entry(slot))
-            await self.controller.tick()
-            self.clock.seconds += 0.5
-
-    async def apply(self, replicas: int = 2) -> Plan | Infeasible:
-        text = yaml_of(replicas=replicas)
-        return await self.controller.accept(parse_app(text, "test"), text)
 
 
 async def test_it_starts_an_agent_once_on_every_node() -> None:
