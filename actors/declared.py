@@ -188,7 +188,8 @@ def _figures(group: _Group) -> Iterator[tuple[str, Any]]:
     )
     yield from ((name, value * unit) for name, value, unit in rates if value is not None)
     if group.tflops is not None:
-        yield "flops", tuple((dtype, value * TERA) for dtype, value in group.tflops.items())
+        # Sorted: two entries that write the same figures in another order give the same class.
+        yield "flops", tuple(sorted((d, value * TERA) for d, value in group.tflops.items()))
     if group.kind is not None:
         yield "kind", group.kind
     if group.vendor is not None:

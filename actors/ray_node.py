@@ -6,9 +6,7 @@ The actor only delegates: `prober` decides what is on the node, `sources` which 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -17,42 +15,20 @@ from ray._private.worker import global_worker
 
 from placement.catalog import catalog
 from placement.devices import Health
-from placement.inventory import ModelPresence
 
-from . import sources
 from .host import RealHost
 from .logs import configure, log_path, tail
 from .names import CONTROLLER, NAMESPACE
+from .node_watch import NodeWatch
 from .prober import prober_of_this_node
 from .report import NodeReport
 from .slot import DEVICE_PREFIX, EMULATED_SUFFIX, class_resource, device_resource
+from .sources import resolve
 
 log = structlog.get_logger()
 
 REPORT_PERIOD_S = 0.5
 REPORT_TIMEOUT_S = 3.0
-PROBE_PERIOD_S = 5.0
-MISSING_RETRY_S = 10.0
-MOST_SOURCES = 256
-
-
-class Presences:
-    """Which of the wanted model sources this node has; a missing one is looked for again from time to time."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[float, ModelPresence]] = {}
-
-    def look(self, wanted: tuple[str, ...]) -> None:
-        """Resolves what is not known yet."""
-        now = time.monotonic()
-        for source in wanted[:MOST_SOURCES]:
-            checked_at, presence = self._known.get(source, (float("-inf"), None))
-            if presence is None or (not presence.present and now - checked_at > MISSING_RETRY_S):
-                self._known[source] = (now, sources.resolve(source))
-
-    def known(self) -> tuple[ModelPresence, ...]:
-        """All answers, sorted by source."""
-        return tuple(self._known[source][1] for source in sorted(self._known))
 
 
 def declared_resources(report: NodeReport) -> dict[str, float]:
@@ -76,9 +52,10 @@ class _NodeAgent:
     def __init__(self, incarnation: str) -> None:
         configure(log_path(f"agent-{incarnation[:12]}"))
         self._incarnation = incarnation
-        self._prober = prober_of_this_node(RealHost(), incarnation)
-        self._presences = Presences()
         self._declared: dict[str, float] = {}
+        prober = prober_of_this_node(RealHost(), incarnation)
+        self._watch = NodeWatch(prober, resolve, on_probed=self._declare)
+        self._watch.start()
         threading.Thread(target=self._run, daemon=True, name="report").start()
 
     @ray.method
@@ -92,16 +69,12 @@ class _NodeAgent:
         return tail(log_path(name), lines)
 
     def _run(self) -> None:
-        wanted: tuple[str, ...] = ()
-        probed_at = float("-inf")
-        report: NodeReport | None = None
         while True:
-            if report is None or time.monotonic() - probed_at > PROBE_PERIOD_S:
-                report, probed_at = self._prober.refresh(), time.monotonic()
-                self._declare(report)
-            self._presences.look(wanted)
-            wanted = self._send(replace(report, models=self._presences.known())) or wanted
-            time.sleep(REPORT_PERIOD_S)
+            self._watch.wait(REPORT_PERIOD_S)
+            report = self._watch.report()
+            wanted = self._send(report) if report is not None else None
+            if wanted is not None:
+                self._watch.want(wanted)
 
     def _declare(self, report: NodeReport) -> None:
         """Tells Ray what changed. Amounts do not survive the raylet, and neither does this actor."""

@@ -76,6 +76,7 @@ class ReplicaHost:
 
     async def __del__(self) -> None:
         """Serve removes the replica: running streams finish first."""
+        self._watching.cancel()
         await self._replica.drain(LONGEST_DRAIN_S)
         self._renewing.cancel()
         await self._call("deregister", self._slot.id, self._incarnation)

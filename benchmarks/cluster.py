@@ -42,7 +42,7 @@ PHASES = (
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 _ROLES = (
-    ("gateway", r"ray::ServeReplica:gateway"),
+    ("gateway", r"ray::ServeReplica:shardyard-gateway"),
     ("replica", r"ray::ServeReplica:"),
     ("controller", r"ray::_?ControllerHost"),
     ("agent", r"ray::_?NodeAgent"),
@@ -54,7 +54,8 @@ _ROLES = (
     ("dashboard agent", r"dashboard/agent\.py|ray::DashboardAgent"),
     ("runtime env agent", r"runtime_env/agent|ray::RuntimeEnvAgent"),
     ("dashboard", r"dashboard/dashboard\.py|ray-dashboard|ray::DashboardHead"),
-    ("client server", r"ray\.util\.client"),
+    ("client server", r"ray\.util\.client|ray/util/client"),
+    ("fork server", r"multiprocessing"),
     ("ray start", r"ray\.scripts\.scripts"),
     ("up", r"orchestrator"),
 )

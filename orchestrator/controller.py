@@ -20,7 +20,6 @@ from placement.problem import Problem
 from placement.solve import solve
 
 from .actions import Action, Solve, StartAgent, StartSlot, StopSlot
-from .errors import ControlError
 from .events import (
     AgentStarted,
     Event,
@@ -99,8 +98,8 @@ class Controller:
         while True:
             try:
                 await self.tick()
-            except (OSError, RuntimeError, ControlError, TimeoutError) as error:
-                log.warning("controller.tick_failed", error=str(error))
+            except Exception:
+                log.exception("controller.tick_failed")
             await self._wait_for_change(TICK_S)
 
     async def tick(self) -> None:

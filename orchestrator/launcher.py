@@ -7,49 +7,68 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .errors import ControlError
 
 LAUNCH_TIMEOUT_S = 150.0
 
 
-def launch(request: Mapping[str, Any], *, env: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """Sends one request to `orchestrator.ray_launch` and returns its answer.
+class Launcher:
+    """The process, for one request. Start it ahead: it imports Ray while Ray's own processes come up.
 
     Args:
         folder: where the process runs, so that a folder of the user's called `actors` hides nothing.
-
-    Raises:
-        ControlError: it failed, with its reason, or did not answer in time.
     """
-    try:
-        done = subprocess.run(
+
+    def __init__(self, *, env: Mapping[str, str], folder: Path) -> None:
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.ray_launch"],
-            input=json.dumps(dict(request)),
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env={**env, "PYTHONSAFEPATH": "1"},
             cwd=folder,
-            timeout=LAUNCH_TIMEOUT_S,
-            check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        raise ControlError(
-            f"the controller did not start within {LAUNCH_TIMEOUT_S:.0f} s",
-            hint="shardyard doctor",
-        ) from error
-    return _answer(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Sends the request and returns the answer.
+
+        Raises:
+            ControlError: it failed, with its reason, or did not answer in time.
+        """
+        try:
+            output, errors = self._process.communicate(json.dumps(dict(request)), LAUNCH_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise ControlError(
+                f"the controller did not start within {LAUNCH_TIMEOUT_S:.0f} s",
+                hint="shardyard doctor",
+            ) from error
+        return _answer(output, errors, self._process.returncode)
 
 
-def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    lines = done.stdout.strip().splitlines()
+def launch(request: Mapping[str, Any], *, env: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Starts a `Launcher` and asks it at once."""
+    with Launcher(env=env, folder=folder) as launcher:
+        return launcher.ask(request)
+
+
+def _answer(output: str, errors: str, code: int) -> dict[str, Any]:
+    lines = output.strip().splitlines()
     try:
         answer = json.loads(lines[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
         raise ControlError(
-            f"the launcher of the controller ended with {done.returncode}: {last}",
+            f"the launcher of the controller ended with {code}: {last}",
             hint="shardyard doctor",
         ) from None
     if "error" in answer:

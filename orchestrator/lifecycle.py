@@ -22,7 +22,7 @@ from .deploying import deploy, wait_for_nodes
 from .errors import ControlError
 from .inventory_file import Lab, load_lab
 from .journal import JOURNAL
-from .launcher import launch
+from .launcher import Launcher, launch
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
 from .raylets import NodeSettings, ray_tools
@@ -207,9 +207,11 @@ def _start(asked: Asked, state: StateDir, say: Say) -> RunRecord:
             authenticated=request.join is None,
             die_with_parent=request.foreground,
         )
+        env = os.environ if request.join is not None else ray.environment()
         try:
-            _start_ray(ray, asked, say)
-            _start_controller(ray, asked, say)
+            with Launcher(env=env, folder=state.path) as launcher:
+                _start_ray(ray, asked, say)
+                _start_controller(launcher, ray, asked, say)
         except BaseException:
             reap(state, force=True)
             raise
@@ -235,10 +237,10 @@ def _start_ray(ray: OwnedRay, asked: Asked, say: Say) -> None:
         say(f"emulated node {node.id} joined ({time.monotonic() - began:.1f} s)")
 
 
-def _start_controller(ray: OwnedRay, asked: Asked, say: Say) -> None:
+def _start_controller(launcher: Launcher, ray: OwnedRay, asked: Asked, say: Say) -> None:
     began = time.monotonic()
     endpoint, secrets, joined = asked.endpoint, ray.state.secrets(), asked.request.join is not None
-    launch(
+    launcher.ask(
         {
             "action": "start",
             "address": ray.run.address,
@@ -257,9 +259,7 @@ def _start_controller(ray: OwnedRay, asked: Asked, say: Say) -> None:
                 "ray_tools": ray_tools(ray.run.address, ray.shared.token_path),
                 "mode": ray.run.mode,
             },
-        },
-        env=os.environ if joined else ray.environment(),
-        folder=ray.state.path,
+        }
     )
     say(f"controller and gateways started ({time.monotonic() - began:.1f} s)")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .errors import ControlError
 from .inventory_file import load_lab
-from .lifecycle import Say
+from .lifecycle import TERM_S, Say
 from .processes import abandoned, alive, reap
 from .raylet_processes import new_run
 from .raylets import NodeSettings
@@ -72,7 +72,12 @@ def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
         )
         try:
             if request.address is None:
-                ray.start_head(node, host=request.host or own_address(), port=request.port)
+                ray.start_head(
+                    node,
+                    host=request.host or own_address(),
+                    port=request.port,
+                    dashboard_port=request.dashboard_port,
+                )
             else:
                 ray.joins(request.address)
                 ray.start_worker(node, address=request.address, host=request.host)
@@ -94,7 +99,7 @@ def node_stop(settings: Settings, say: Say) -> bool:
         if run is None or run.mode != "node":
             say("no node was started here")
             return False
-        reap(state, force=True)
+        reap(state, force=True, term_s=TERM_S)
     say("this machine has left the cluster")
     return True
 

@@ -75,6 +75,9 @@ class _ControllerHost:
         config = self._config
         direct = config.gateway.ingress == "own"
         port = None if direct else config.gateway.port
+        # The agents' processes start beside that of Serve; the loop finds them later.
+        for incarnation in await self._cluster.incarnations():
+            await self._cluster.start_agent(incarnation)
         await with_deadline(lambda: start_serve(http_port=port), "starting Serve", SERVE_START_S)
         controller = Controller(
             cluster=self._cluster,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from actors.names import DEPLOYMENT, GATEWAY_PREFIX
@@ -48,12 +49,8 @@ class ServeDeployments:
 
     async def observe(self) -> tuple[tuple[str, str], ...]:
         """Every slot application and, where it failed for good, why."""
-        status = await with_deadline(serve.status, "status of Serve")
-        return tuple(
-            (name, _failure(app))
-            for name, app in sorted(status.applications.items())
-            if "/" in name
-        )
+        rows = await with_deadline(_statuses, "status of Serve")
+        return tuple(sorted((row.name, _failure(row)) for row in rows if "/" in row.name))
 
     def _target(self, spec: SlotSpec) -> serve.RunTarget:
         replica: Any = serve.deployment(ReplicaHost)
@@ -93,11 +90,21 @@ def _run(targets: list[serve.RunTarget]) -> None:
     )
 
 
-def _failure(app: Any) -> str:
-    if app.status not in FAILED:
+def _statuses() -> list[Any]:
+    """Serve's overview of every application; empty while Serve is not there.
+
+    Private in Ray 2.60: the public `serve.status` builds the schema of every deployment each time, which is most of what
+    an idle controller would do.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return client.list_serve_statuses() if client is not None else []
+
+
+def _failure(row: Any) -> str:
+    if row.app_status.status not in FAILED:
         return ""
-    messages = [d.message for d in app.deployments.values() if d.message]
-    lines = (messages or [app.message or "Serve gave no reason"])[0].strip().splitlines()
+    messages = [d.message for d in row.deployment_statuses if d.message]
+    lines = (messages or [row.app_status.message or "Serve gave no reason"])[0].strip().splitlines()
     return lines[-1] if lines else "Serve gave no reason"
 
 

@@ -40,6 +40,7 @@ _STYLES = {
     "infeasible": "red",
 }
 _MOST_REJECTIONS = 12
+_MOST_NAMES = 12
 _BAR = 10
 
 
@@ -237,8 +238,14 @@ def plan_view(document: Row) -> list[RenderableType]:
         f"generation {document['generation']}, {gap}"
     )
     unplaced = document["unplaced"]
-    rest = [f"not placed (above the minimum): {', '.join(unplaced)}"] if unplaced else []
+    rest = [f"not placed (above the minimum): {_names(unplaced)}"] if unplaced else []
     return [slots_table(document["slots"]), "", quality, *rest]
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    left = len(names) - _MOST_NAMES
+    return f"{shown} and {left} more" if left > 0 else shown
 
 
 def slots_table(slots: Iterable[Row]) -> Table:

@@ -5,7 +5,9 @@ Reads plans and infeasibility alone, so that it works on a journalled plan witho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from .diff import where
 from .ids import ModelId
@@ -47,15 +49,20 @@ def explain(result: Plan | Infeasible, subject: str | None = None) -> Explanatio
         sentences=(
             _verdict(result),
             *map(slot_sentence, slots),
-            *(
-                f"{name} found no place: it would break a capacity that others use better"
-                for name in result.unplaced
-                if model is None or name.startswith(f"{model}/r")
-            ),
+            *_unplaced_sentences(result, model),
             *map(loss_sentence, losses),
             *(f"One more of {row} would be worth {price:.3g}" for row, price in result.prices),
         ),
     )
+
+
+def _unplaced_sentences(plan: Plan, model: ModelId | None) -> Iterator[str]:
+    """One per model with copies that found no place."""
+    for name, copies in groupby(plan.unplaced, key=lambda slot: slot.rpartition("/r")[0]):
+        first, *others = copies
+        if model is None or name == model:
+            more = f", nor did {len(others)} more" if others else ""
+            yield f"{first} found no place{more}: it would break a capacity that others use better"
 
 
 def _verdict(plan: Plan) -> str:

@@ -71,9 +71,7 @@ def attempt(
         return Attempt(plan=None, rejections=(*proofs, *rejections), conflict=conflict)
     searched, crowded = _limited(possible, table)
     if crowded:
-        return Attempt(
-            plan=None, rejections=(*crowded, *rejections), conflict=(crowded[0].model,)
-        )
+        return Attempt(plan=None, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
     found = Search(
         table, searched, packer, should_stop=should_stop, seed=problem.seed, first=first

@@ -74,7 +74,7 @@ def test_a_jobs_own_folder_called_actors_gives_one_clear_error(head, short_dir: 
     folder = short_dir / "job"
     (folder / "actors").mkdir(parents=True)
     (folder / "actors" / "__init__.py").write_text("")
-    said = head.job(folder, "python", "-c", "'import orchestrator.lifecycle'", code=1)
+    said = head.job(folder, "python", "-c", "import orchestrator.lifecycle", code=1)
     assert "package `actors`" in said
     assert "rename" in said
 
