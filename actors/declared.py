@@ -33,7 +33,7 @@ def _number(value: object) -> object:
         return value
 
 
-_Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1e9, allow_inf_nan=False)]
+_Positive = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 _Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1e9, allow_inf_nan=False)]
 _Position = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
 
@@ -57,7 +57,7 @@ class _Group(_Strict):
     unhealthy: list[_Position] = []
     memory_gib: _Positive | None = None
     memory_gbyte_per_s: _Positive | None = None
-    tflops: dict[Dtype, _Positive] | None = None
+    tflops: Annotated[dict[Dtype, _Positive], Field(min_length=1)] | None = None
     watts: _Amount | None = None
     idle_watts: _Amount | None = None
     link_gbyte_per_s: _Amount | None = None
@@ -131,7 +131,8 @@ def _sentence(found: Any) -> str:
         return "is required"
     if found["type"] == "model_type":
         return f"should be a mapping of keys, not {str(found['input'])[:80]!r}"
-    says = str(found["msg"]).removeprefix("Input ")
+    says = str(found["msg"]).removeprefix("Input ").removeprefix("Dictionary ")
+    says = says.replace(" after validation", "")
     return f"{says}, not {str(found['input'])[:80]!r}"
 
 

@@ -55,6 +55,7 @@ _ROLES = (
     ("runtime env agent", r"runtime_env/agent|ray::RuntimeEnvAgent"),
     ("dashboard", r"dashboard/dashboard\.py|ray-dashboard|ray::DashboardHead"),
     ("client server", r"ray\.util\.client|ray/util/client"),
+    ("autoscaler", r"autoscaler/\S*monitor\.py"),
     ("fork server", r"multiprocessing"),
     ("ray start", r"ray\.scripts\.scripts"),
     ("up", r"orchestrator"),
@@ -76,7 +77,8 @@ def role(pid: int) -> str:
         words = (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
     except OSError:
         return "ended"
-    return next((name for name, pattern in _ROLES if re.search(pattern, words)), words[:60])
+    other = re.sub(r"\S*/", "", words)[:60]
+    return next((name for name, pattern in _ROLES if re.search(pattern, words)), other)
 
 
 def pss_bytes(pid: int) -> int:

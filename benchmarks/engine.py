@@ -2,7 +2,8 @@
 engine driven in one process without any server.
 
 The same weights, properties, prompts and thread in all variants; they take turns within one run, client included. With
-`--cluster` a third variant takes part: a cluster as `shardyard up` starts it.
+`--cluster` a third variant takes part: a cluster as `shardyard up` starts it. On a machine that others use too, the ratio
+of the best rounds is the least disturbed one.
 
 usage: python -m benchmarks.engine [--rounds N] [--tokens N] [--cluster] [--out FILE]
 """
@@ -314,6 +315,7 @@ def _cell(
         cell[name] = {
             "tokens_per_s": _spread(asked / w for w in walls[name]),
             "ratio": _spread(alone / ours for alone, ours in pairs),
+            "ratio_of_best": round(min(walls["direct"]) / min(walls[name]), 4),
             "events_per_token": round(details[name][-1]["events_per_token"], 3),
             "first_event_s": _spread(d["first_event_s"] for d in details[name][1:]),
         }

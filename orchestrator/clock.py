@@ -1,4 +1,4 @@
-"""The wall's monotonic clock, behind the port that tests replace."""
+"""The clocks of this machine, behind the port that tests replace."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import time
 
 
 class WallClock:
-    """Monotonic seconds of this machine."""
+    """Monotonic seconds and the date of this machine."""
 
     def now(self) -> float:
         """Seconds since an arbitrary start; never goes back."""
         return time.monotonic()
+
+    def unix_s(self) -> int:
+        """Seconds since 1970."""
+        return int(time.time())

@@ -76,6 +76,8 @@ class Controller:
         self._journal = journal
         self._clock = clock
         self._changed = asyncio.Condition()
+        self._asked: App | None = None
+        self._created: dict[str, int] = {}
         self._last_tick = clock.now()
         # A version that an earlier controller gave out must not come again with other contents.
         version = int(clock.now() * 1000)
@@ -270,19 +272,16 @@ class Controller:
         specs = [demand.model for app in apps for demand in app.demands]
         return tuple(sorted({s for spec in specs for s in (spec.source, spec.tokenizer)}))
 
-    _asked: App | None = None
-
     def table(self) -> RegistryTable:
         """The registry that gateways follow."""
         state = self.state
         plan = state.plan
         slots = plan.slots if plan is not None else ()
         emulated = {slot.model for slot in slots if slot.emulated}
-        created = 0
         models = tuple(
             ModelEntry(
                 id=demand.id,
-                created=created,
+                created=self._created.setdefault(demand.id, self._clock.unix_s()),
                 emulated=demand.id in emulated,
                 window=demand.context,
                 problem=self._problem_of(demand.id),

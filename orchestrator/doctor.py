@@ -6,6 +6,7 @@ engine: versions are read from their metadata.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -161,7 +162,7 @@ def check_state(settings: Settings) -> Check:
     """Whether the state folder is sound, and what a killed owner left."""
     name = "state"
     if not settings.state.exists():
-        return Check(check=name, status="ok", detail=f"{settings.state}: nothing was started yet")
+        return _unmade_state(settings.state)
     try:
         run = StateDir(settings.state).read_run()
     except (ShardyardError, OSError) as error:
@@ -178,6 +179,18 @@ def check_state(settings: Settings) -> Check:
         )
         return Check(check=name, status="warn", detail=detail, hint="shardyard down")
     return Check(check=name, status="ok", detail=f"a {run.mode} cluster runs, Ray at {run.address}")
+
+
+def _unmade_state(state: Path) -> Check:
+    parent = next(p for p in state.parents if p.exists())
+    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+        return Check(check="state", status="ok", detail=f"{state}: nothing was started yet")
+    return Check(
+        check="state",
+        status="fail",
+        detail=f"{state} cannot be made in {parent}",
+        hint="set SHARDYARD_STATE to a folder of your own",
+    )
 
 
 def check_disk(state: Path) -> Check:

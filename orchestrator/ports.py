@@ -11,10 +11,14 @@ from placement.plan import Plan
 
 
 class Clock(Protocol):
-    """Monotonic seconds."""
+    """Monotonic seconds, and the date."""
 
     def now(self) -> float:
         """Seconds since an arbitrary start; never goes back."""
+        ...
+
+    def unix_s(self) -> int:
+        """Seconds since 1970, for people and clients; may jump."""
         ...
 
 

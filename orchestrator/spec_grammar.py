@@ -20,6 +20,7 @@ MAX_CONCURRENCY = 8192
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPLICA = re.compile(r".*/r[0-9]+")
 _LONGEST_NAME = 100
 
 
@@ -38,6 +39,8 @@ def _check_name(value: str) -> str:
         raise ValueError(
             f"is no name: letters, digits, . _ - and / between them, {_LONGEST_NAME} at most"
         )
+    if _REPLICA.fullmatch(value):
+        raise ValueError("is no name for a model: its replicas are called NAME/r0, NAME/r1, ...")
     return value
 
 

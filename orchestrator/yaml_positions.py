@@ -97,7 +97,7 @@ class Document:
 
     def _sentence(self, path: KeyPath, found: Any) -> str:
         says = _PYDANTIC_SUBJECT.sub("", found["msg"])
-        says = _MODEL_NAME.sub("mapping", says)
+        says = _MODEL_NAME.sub("mapping", says).replace(" after validation", "")
         typed = self.raw.get(path)
         if typed is None or repr(typed) in says:
             return says
@@ -105,6 +105,8 @@ class Document:
             return f"{says}, not {typed or 'nothing'}"
         if isinstance(found["input"], bool) and typed.lower() not in ("true", "false"):
             return f'{says}; YAML reads {typed} as {found["input"]}, write "{typed}" for text'
+        if isinstance(found["input"], str) and typed[:1].isdigit():
+            return f'{says}, not the text "{typed[:60]}"'
         return f"{says}, not {typed[:60]}"
 
 
@@ -269,5 +271,5 @@ class _Reader:
         try:
             return self._scalars.construct_object(node)
         except (ValueError, KeyError):
-            says = f"{place(path)}{node.value[:60]!r} is not a {kind}"
+            says = f"{place(path)}{node.value[:60]!r} is no {kind}"
             raise _error(self.document.name, node, says) from None

@@ -142,7 +142,7 @@ def _device_class(name: str, row: dict[str, Any]) -> DeviceClass:
         memory_bytes=int((row["gib"] - row["reserve_gib"]) * row["usable"] * GIB),
         bandwidth_bytes_per_s=row["gbyte_per_s"] * GBYTE,
         bandwidth_cap_bytes_per_s=row.get("cap_gbyte_per_s", 0.0) * GBYTE,
-        flops=tuple((dtype, value * TERA) for dtype, value in row["tflops"].items()),
+        flops=tuple(sorted((dtype, value * TERA) for dtype, value in row["tflops"].items())),
         power_w=row["watts"],
         idle_w=row["watts"] * row["idle_ratio"],
         price_per_hour=row["price_per_hour"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ids import model_of
 from .plan import Change, Plan, Slot
 
 
@@ -43,7 +44,7 @@ def _change(before: Slot | None, after: Slot) -> Change:
 def _stop_reason(slot: Slot, after: Plan) -> str:
     if any(other.model == slot.model for other in after.slots):
         return f"fewer copies of {slot.model} are planned"
-    if any(name.startswith(f"{slot.model}/r") for name in after.unplaced):
+    if any(model_of(name) == slot.model for name in after.unplaced):
         return f"no place for {slot.model} any more"
     return f"{slot.model} is no longer asked for"
 

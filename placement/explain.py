@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from .diff import where
-from .ids import ModelId
+from .ids import ModelId, model_of
 from .plan import Infeasible, Plan, Rejection, Slot
 
 
@@ -31,7 +31,7 @@ class Explanation:
 
 def explain(result: Plan | Infeasible, subject: str | None = None) -> Explanation:
     """The reasons behind a result; with `subject`, a model or slot name, only what concerns it."""
-    model = ModelId(subject.partition("/r")[0]) if subject else None
+    model = model_of(subject) if subject else None
     losses = tuple(r for r in result.rejections if model is None or r.model == model)
     if isinstance(result, Infeasible):
         sentences = (
@@ -58,7 +58,7 @@ def explain(result: Plan | Infeasible, subject: str | None = None) -> Explanatio
 
 def _unplaced_sentences(plan: Plan, model: ModelId | None) -> Iterator[str]:
     """One per model with copies that found no place."""
-    for name, copies in groupby(plan.unplaced, key=lambda slot: slot.rpartition("/r")[0]):
+    for name, copies in groupby(plan.unplaced, key=model_of):
         first, *others = copies
         if model is None or name == model:
             more = f", nor did {len(others)} more" if others else ""

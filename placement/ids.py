@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import NewType
+
+_REPLICA = re.compile(r"/r[0-9]+$")
 
 NodeId = NewType("NodeId", str)
 """Our own stable name of a node (label `shardyard.io/node`), e.g. `gpu-1`."""
@@ -24,6 +27,15 @@ def slot_id(model: ModelId, index: int) -> SlotId:
     'smollm2/r3'
     """
     return SlotId(f"{model}/r{index}")
+
+
+def model_of(name: str) -> ModelId:
+    """The model that the id of a slot, or a model's own name, stands for.
+
+    >>> model_of("org/rho-1/r0"), model_of("org/rho-1")
+    ('org/rho-1', 'org/rho-1')
+    """
+    return ModelId(_REPLICA.sub("", name))
 
 
 def node_of(device: DeviceId) -> NodeId:

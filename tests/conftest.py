@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.measured import FIGURES
 
 ROOT = Path(__file__).parent
 LOOPBACK = ["127.0.0.1", "::1", "localhost"]
@@ -20,3 +21,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(CLUSTER_LIMIT_S))
         else:
             item.add_marker(pytest.mark.allow_hosts(LOOPBACK))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in FIGURES:
+        terminalreporter.write_line(f"measured: {line}")

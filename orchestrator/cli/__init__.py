@@ -30,9 +30,8 @@ from .program import Program, print_version
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 @click.pass_context
 def main(context: click.Context, state: str | None) -> None:
-    r"""Place model shards on whatever accelerators a cluster has, and serve them behind one OpenAI endpoint.
+    """Place model shards on whatever accelerators a cluster has, and serve them behind one OpenAI endpoint.
 
-    \b
     Exit codes: 0 ok, 1 a bug of ours, 2 usage or spec, 3 infeasible, 4 cluster unreachable,
     5 degraded or timed out, 130 interrupted.
     """

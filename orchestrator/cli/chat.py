@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from .program import client_of, settings_of
+from .program import Finite, client_of, settings_of
 
 _Message = dict[str, str]
 
@@ -18,7 +18,7 @@ _Message = dict[str, str]
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), help="Longest answer [default: the window]."
 )
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 = always the likeliest token.")
+@click.option("--temperature", type=Finite(0, 2), help="0 = always the likeliest token.")
 @click.option("--endpoint", metavar="URL", help="OpenAI endpoint [default: of your cluster].")
 @click.pass_context
 def run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .program import settings_of
+from .program import Finite, settings_of
 
 _FILE = click.Path(path_type=Path)
 
@@ -50,7 +50,7 @@ def up(
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=3.0,
     show_default=True,
     help="Seconds in which processes may end by themselves before they are killed.",

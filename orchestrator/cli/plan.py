@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import exit_codes
-from .program import client_of, console, output_option, print_json, show
+from .program import Finite, client_of, console, output_option, print_json, show
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -72,9 +72,7 @@ def _plan_on_cluster(context: click.Context, spec: str) -> tuple[dict[str, Any],
 @click.command()
 @click.argument("spec")
 @click.option("--wait/--no-wait", default=True, help="Wait until every replica is ready.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=600.0, show_default=True
-)
+@click.option("--timeout", "timeout_s", type=Finite(min=0), default=600.0, show_default=True)
 @output_option("table", "json")
 @click.pass_context
 def apply(context: click.Context, spec: str, *, wait: bool, timeout_s: float, output: str) -> int:
@@ -91,9 +89,7 @@ def apply(context: click.Context, spec: str, *, wait: bool, timeout_s: float, ou
 @click.argument("model")
 @click.argument("replicas", type=int)
 @click.option("--wait/--no-wait", default=True, help="Wait until every replica is ready.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=600.0, show_default=True
-)
+@click.option("--timeout", "timeout_s", type=Finite(min=0), default=600.0, show_default=True)
 @output_option("table", "json")
 @click.pass_context
 def scale(

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
@@ -107,6 +108,19 @@ def print_version(context: click.Context, _parameter: click.Parameter, value: bo
         number = "(from source)"
     click.echo(f"shardyard {number}")
     context.exit()
+
+
+class Finite(click.FloatRange):
+    """A number within limits; those of click let `nan` pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number, or a usage error."""
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def output_option(*formats: str) -> Callable[[F], F]:

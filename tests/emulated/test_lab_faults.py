@@ -10,6 +10,7 @@ import httpx
 import pytest
 from support.lab import listeners, until
 from support.load import BARE_EOF, DONE, ERROR_FRAME, ask, chat_body, load
+from support.measured import measured
 
 CLIENTS = 8
 BACK_S = 15.0
@@ -34,9 +35,7 @@ def wait_until_whole(lab) -> None:
 
 
 @pytest.mark.parametrize("victim", ["NVIDIA_H100_80G", "CPU"])
-def test_a_killed_replica_loses_no_new_request_and_returns(
-    whole, victim: str, record_property
-) -> None:
+def test_a_killed_replica_loses_no_new_request_and_returns(whole, victim: str) -> None:
     rows = whole.yard.replicas()
     (slot,) = (s for s, row in rows.items() if row["device_class"] == victim)
     with load(whole.endpoint, CLIENTS, max_tokens=100) as clients:
@@ -54,8 +53,8 @@ def test_a_killed_replica_loses_no_new_request_and_returns(
         asked = clients.count()
         until(lambda: clients.count() > asked + 40, 30.0, "clients go on")
     outcomes = clients.stop()
-    record_property("back_after_s", round(took_s, 2))
-    record_property("outcomes", dict(outcomes))
+    measured(f"seconds to the replacement of {slot} ({victim})", round(took_s, 2))
+    measured(f"answers around the kill of {slot}", dict(outcomes))
     assert set(outcomes) <= {DONE, ERROR_FRAME}, details(clients.answers)
     broken = [a for a in clients.answers if a.outcome == ERROR_FRAME]
     assert all(a.streaming and a.replica == slot for a in broken), details(broken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,13 +28,15 @@ class Answer:
 
     Attributes:
         outcome: `done`, `error frame`, `bare EOF`, a status code, or the name of a transport error.
-        streaming: True once the first byte of the body was there.
+        streaming: True once the first event of the stream was there.
+        took_s: from the connection to the end.
     """
 
     outcome: str = ""
     streaming: bool = False
     text: str = ""
     detail: str = ""
+    took_s: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -44,6 +47,7 @@ class Answer:
 def ask(endpoint: str, body: dict[str, Any], first: threading.Event | None = None) -> Answer:
     """One request; `first` is set when its first text has come."""
     answer = Answer()
+    began = time.monotonic()
     try:
         with (
             httpx.Client(timeout=TIMEOUT_S, trust_env=False) as http,
@@ -61,6 +65,7 @@ def ask(endpoint: str, body: dict[str, Any], first: threading.Event | None = Non
                 answer.outcome = DONE
     except httpx.TransportError as error:
         answer.outcome, answer.detail = type(error).__name__, str(error)
+    answer.took_s = time.monotonic() - began
     return answer
 
 
@@ -106,6 +111,10 @@ class Load:
     def count(self) -> int:
         with self._lock:
             return len(self.answers)
+
+    def slowest_s(self) -> float:
+        with self._lock:
+            return max((answer.took_s for answer in self.answers), default=0.0)
 
     def stop(self) -> Counter[str]:
         """Waits for what is under way; how often each outcome came."""

@@ -130,6 +130,7 @@ def test_help_names_every_command(shardyard: Any) -> None:
     wanted = "up down node plan apply ps status logs scale explain doctor run schema completion"
     for name in [*wanted.split(), "devices", "--version"]:
         assert name in done.stdout
+    assert "\\b" not in done.stdout
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
@@ -172,6 +173,8 @@ def test_starting_loads_neither_ray_nor_solver_nor_http() -> None:
         (["node", "start"], "Give either --head or --address"),
         (["node", "start", "--head", "--address", "a:1"], "Give either --head or --address"),
         (["logs", "m/r0", "-n", "0"], "0 is not in the range"),
+        (["scale", "m", "1", "--timeout", "nan"], "nan is not a finite number"),
+        (["run", "m", "hello", "--temperature", "nan"], "nan is not a finite number"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_2(shardyard: Any, args: list[str], says: str) -> None:

@@ -96,6 +96,8 @@ def test_a_taken_port_is_seen_and_is_fine_when_our_cluster_has_it(
 def test_what_a_dead_cluster_left_names_the_command_that_cleans(tmp_path: Path) -> None:
     settings = load_settings({"SHARDYARD_STATE": str(tmp_path / "state")})
     assert doctor.check_state(settings).status == "ok"
+    nowhere = load_settings({"SHARDYARD_STATE": "/proc/version/state"})
+    assert doctor.check_state(nowhere).status == "fail"
     settings.state.mkdir(mode=0o700)
     assert doctor.check_state(settings).status == "ok"
     settings.control_file.write_text("{}")

@@ -82,6 +82,12 @@ def test_a_class_of_the_users_own_needs_its_figures_once() -> None:
     assert inventory.device(DeviceId("npu-2/0")).memory_bytes == 24 * 1024**3  # type: ignore[union-attr]
 
 
+def test_the_order_in_which_figures_are_written_makes_no_other_class() -> None:
+    again = "{class: MY_CARD, memory_gib: 24, memory_gbyte_per_s: 600, tflops: {int8: 160, fp16: 80}, watts: 150}"
+    inventory = parse_inventory(changed("- {class: MY_CARD}", f"- {again}"), "lab.yaml")
+    assert [c.name for c in inventory.classes] == ["MY_CARD"]
+
+
 def test_what_a_node_says_of_itself_is_read() -> None:
     node = parse_inventory(FULL, "lab.yaml").node(NodeId("npu-1"))
     assert node is not None
@@ -112,6 +118,8 @@ def test_links_are_converted() -> None:
         ("cores: 64", "cores: 0", 5, "nodes.gpu-2.cpu.cores", ""),
         ("memory_gib: 24", "memory_gib: -24", 13, "memory_gib", ""),
         ("emulated: true}", "emulated: 7}", 8, "should be true or false, not 7", ""),
+        ("tflops: {fp16: 80, int8: 160}", "tflops: {}", 13, "should have at least 1 item", ""),
+        ("memory_gbyte_per_s: 600", "memory_gbyte_per_s: 1e-99", 13, "equal to 0.000001", ""),
         ("- {class: MY_CARD}", "- {class: MY_CARD, tflops: {fp16: 1}}", 19, "other figures", "two names"),
         ("between: nodes", "between: nodez", 22, "not nodez", ""),
         ("[gpu-2, npu-1]", "[gpu-2, npu-9]", 23, "no node is called npu-9", "npu-"),

@@ -107,6 +107,13 @@ def test_explanations_name_choice_runner_up_and_losses() -> None:
     assert "heads do not divide" in said
 
 
+def test_a_model_whose_name_holds_an_r_is_explained() -> None:
+    asked = app(demand("org/rho-1", SMOLLM2, spread="node"))
+    plan = solve(Problem(inventory=mixed_lab(), app=asked))
+    for subject in ("org/rho-1", "org/rho-1/r0"):
+        assert {loss.model for loss in explain(plan, subject).losses} == {"org/rho-1"}
+
+
 def test_explanations_of_one_slot_leave_the_others_out() -> None:
     reasons = explain(good(), "smollm2/r1")
     assert [s.id for s in reasons.slots] == ["smollm2/r1"]
