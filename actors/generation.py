@@ -28,6 +28,12 @@ LONG_PROMPT = 4096
 
 _SEED_MASK = 2**63 - 1
 
+LEAST_TEMPERATURE = 1e-5
+"""Below it the likeliest token is taken: engines divide by the temperature in single precision."""
+
+LEAST_TOP_P = 1e-6
+"""Below it nothing but the likeliest token is left, and some engines refuse the value."""
+
 
 class Sink(Protocol):
     """Where the answers to one request go; never blocks."""
@@ -186,8 +192,8 @@ class Generation:
         seed = secrets.randbits(31) if request.seed is None else request.seed & _SEED_MASK
         return Sampling(
             max_tokens=min(request.max_tokens or room, room),
-            temperature=request.temperature,
-            top_p=request.top_p,
+            temperature=request.temperature if request.temperature >= LEAST_TEMPERATURE else 0.0,
+            top_p=max(request.top_p, LEAST_TOP_P),
             seed=seed,
             ignore_eos=request.ignore_eos,
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO
 
 from placement.modelspec import ModelFacts
@@ -76,6 +77,8 @@ def read_gguf(path: str | os.PathLike[str]) -> GgufHeader:
     """
     try:
         stat = Path(path).stat()
+        if not S_ISREG(stat.st_mode):
+            raise ModelError(f"{path} is not a file", hint=_HINT)
         return _read(str(path), stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise ModelError(

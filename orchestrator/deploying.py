@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 from .client import Client
 from .errors import ControlError, TimedOut
 from .spec import Spec
@@ -13,6 +15,7 @@ from .waiting import until_ready
 
 NODES_TIMEOUT_S = 90.0
 READY_TIMEOUT_S = 900.0
+GATEWAY_TIMEOUT_S = 60.0
 POLL_S = 0.2
 
 Say = Callable[[str], None]
@@ -73,6 +76,29 @@ def wait_for_nodes(client: Client, count: int, say: Say) -> None:
             raise TimedOut(says, hint="shardyard devices    then    shardyard logs controller")
         time.sleep(POLL_S)
     say(f"{_plural(status['nodes'], 'node')} reported {_plural(status['devices'], 'device')}")
+
+
+def wait_for_gateway(endpoint: str) -> None:
+    """Returns once a gateway answers at the OpenAI endpoint; Serve's own proxy may come up after the replicas.
+
+    Raises:
+        TimedOut: after GATEWAY_TIMEOUT_S.
+    """
+    url = endpoint.removesuffix("/v1") + "/live"
+    deadline = time.monotonic() + GATEWAY_TIMEOUT_S
+    with httpx.Client(timeout=POLL_S * 10, trust_env=False) as http:
+        while not _answers(http, url):
+            if time.monotonic() > deadline:
+                says = f"no gateway answers at {endpoint} after {GATEWAY_TIMEOUT_S:.0f} s"
+                raise TimedOut(says, hint="shardyard logs gateway")
+            time.sleep(POLL_S)
+
+
+def _answers(http: httpx.Client, url: str) -> bool:
+    try:
+        return http.get(url).is_success
+    except httpx.TransportError:
+        return False
 
 
 def _quality(document: dict[str, Any]) -> str:

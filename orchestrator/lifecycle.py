@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from .client import Client
-from .deploying import deploy, wait_for_nodes
+from .deploying import deploy, wait_for_gateway, wait_for_nodes
 from .errors import ControlError
 from .inventory_file import Lab, load_lab
 from .journal import JOURNAL
@@ -269,6 +269,7 @@ def _serve(asked: Asked, settings: Settings, say: Say) -> None:
         wait_for_nodes(client, len(asked.lab.nodes) + 1 if asked.lab is not None else 1, say)
         if asked.spec is not None:
             deploy(client, asked.spec, asked.yaml, say)
+        wait_for_gateway(str(client.status()["endpoint"]))
     say(greeting(asked))
 
 

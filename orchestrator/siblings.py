@@ -68,4 +68,7 @@ def _install_error(
         return ImportError(f"{says}\nhint: {hint}", name=fields["package"], path=fields["found"])
     from .errors import InstallError
 
-    return InstallError(says, hint=hint, **fields)
+    error = InstallError(says, hint=hint, **fields)
+    # A job that imports us ends with a traceback, where nobody prints the hint.
+    error.add_note(f"hint: {hint}")
+    return error

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+from contextlib import suppress
 
 from .errors import ControlError
 
+BELOW_EPHEMERAL = range(20_000, 32_768)
+"""Not where the kernel takes the ports of outgoing connections from: one of those could take a port between this
+moment and the one when a slow program listens on it."""
+
+TRIES = 50
+
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server((host, 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on now, and that no outgoing connection will take.
+
+    Raises:
+        ControlError: none was found.
+    """
+    for _ in range(TRIES):
+        port = secrets.choice(BELOW_EPHEMERAL)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, suppress(OSError):
+            probe.bind((host, port))
+            probe.listen(1)
+            return port
+    raise ControlError(f"no free port on {host} in {TRIES} tries", hint="shardyard doctor")
 
 
 def own_address() -> str:

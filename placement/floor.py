@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .constraint import Block, Candidate, Pool
+from .constraints.spread import domain
 from .demand import App, Demand
 from .ids import DeviceId
 from .plan import Slot
@@ -121,8 +122,3 @@ class Floor:
 
 def _over(watts: float, budget_w: float | None) -> bool:
     return budget_w is not None and watts > budget_w * (1 + _SLACK)
-
-
-def domain(demand: Demand, block: Block) -> str:
-    """The failure domain of a block, as the model's spread counts them."""
-    return block.rack if demand.spread == "rack" else block.node

@@ -36,12 +36,3 @@ def model_of(name: str) -> ModelId:
     ('org/rho-1', 'org/rho-1')
     """
     return ModelId(_REPLICA.sub("", name))
-
-
-def node_of(device: DeviceId) -> NodeId:
-    """The node that a device id names.
-
-    >>> node_of(DeviceId("gpu-1/0"))
-    'gpu-1'
-    """
-    return NodeId(device.rpartition("/")[0])

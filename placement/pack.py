@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .constraint import Block, Candidate, Pool
+from .constraints.spread import domain
 from .demand import App
-from .floor import Floor, Request, Seat, domain
+from .floor import Floor, Request, Seat
 from .ids import SlotId
 from .layout import layer_ranges
 from .plan import Plan, Slot, Stage

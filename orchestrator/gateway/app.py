@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.wire import LARGEST_OPEN
+from placement.units import MIB
 
 from ..errors import RequestError
 from ..metrics import GatewayMetrics
@@ -37,7 +38,6 @@ from .upstream import Upstreams
 
 log = structlog.get_logger()
 
-MIB = 1024 * 1024
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
 _RECEIPTS = (
     "x-request-id",
@@ -207,11 +207,6 @@ class Gateway:
             (slot, load.state == "ready", load.outstanding)
             for (slot, _), load in self._upstreams.loads().items()
         ]
-
-
-def build_app(config: GatewayConfig, upstreams: Upstreams) -> ASGIApp:
-    """The application alone, for servers that need nothing else of the gateway."""
-    return Gateway(config, upstreams).app
 
 
 class _Admitted:

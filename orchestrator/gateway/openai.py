@@ -6,6 +6,7 @@ name. Of duplicate keys the last one counts. Nothing here knows replicas; text i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +25,12 @@ LARGEST_STOP = 1000
 LARGEST_INT64 = 2**63 - 1
 DEFAULT_COMPLETION_TOKENS = 16
 """Of `/v1/completions` only, as OpenAI's reference has it."""
+
+
+_OWN_WORDS = re.compile(
+    r"^(Input|String|List|Value|Dictionary) | after validation| or instance of \w+"
+)
+"""Of the validation library: they mean nothing to a client."""
 
 
 def _listed(stop: object) -> object:
@@ -194,7 +201,7 @@ def _validated(kind: type[_R], raw: dict[str, Any], accepted: dict[str, Accepts]
     try:
         request = kind.model_validate(raw)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise _invalid(error, raw) from error
     for name, accepts in accepted.items():
         if not accepts(getattr(request, name)):
             raise RequestError(
@@ -206,17 +213,30 @@ def _validated(kind: type[_R], raw: dict[str, Any], accepted: dict[str, Accepts]
     return request
 
 
-def _invalid(error: ValidationError) -> RequestError:
+def _invalid(error: ValidationError, raw: dict[str, Any]) -> RequestError:
     """The first complaint, without the value: values may be prompts."""
     first = error.errors(include_url=False, include_input=False)[0]
-    param = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-    param = param.lstrip(".")
-    if first["type"] == "missing":
+    missing = first["type"] == "missing"
+    param = _param(first["loc"], raw, missing=missing)
+    if missing:
         return RequestError(
             f"`{param}` is required", reason="missing_required_parameter", param=param
         )
-    says = first["msg"].removeprefix("Input ")
+    says = _OWN_WORDS.sub("", first["msg"])
     return RequestError(f"`{param}` {says}", reason="invalid_value", param=param)
+
+
+def _param(location: tuple[str | int, ...], raw: Any, *, missing: bool) -> str:
+    """The keys that the client wrote; the library also names the alternative of a type that it tried."""
+    path, value = "", raw
+    for key in location:
+        if isinstance(key, int):
+            path += f"[{key}]"
+            value = value[key] if isinstance(value, list) else None
+        elif isinstance(value, dict) and (key in value or missing):
+            path += f".{key}"
+            value = value.get(key)
+    return path.lstrip(".")
 
 
 def _one_prompt(prompt: str | list[int] | list[str] | list[list[int]]) -> str | list[int]:

@@ -77,6 +77,8 @@ async def test_what_is_no_json_object_is_400(plane, raw: bytes) -> None:
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": {"text": "x"}}]}, "messages[0].content"),
         ({"messages": [{"role": "user"}] * 10_001}, "messages"),
     ],
 )
@@ -124,7 +126,7 @@ async def test_completions_name_theirs(plane, fields) -> None:
     await expect(plane, response, 400, "unsupported_parameter", next(iter(fields)))
 
 
-@pytest.mark.parametrize("prompt", ["", [], [999], [-1]])
+@pytest.mark.parametrize("prompt", ["", [], [999], [-1], None, 5, [1.5], [True], [[1], ["a"]]])
 async def test_prompts_that_are_none_are_refused(plane, prompt) -> None:
     response = await plane.client.post("/v1/completions", json={"model": MODEL, "prompt": prompt})
     await expect(plane, response, 400, "invalid_value", "prompt")

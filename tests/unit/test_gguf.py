@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -106,6 +107,8 @@ def test_claimed_weights_must_fit_the_file(tmp_path: Path) -> None:
         read_gguf(path)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read"):
-        read_gguf(tmp_path)
+def test_a_folder_or_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (tmp_path, tmp_path / "pipe.gguf"):
+        with pytest.raises(ModelError, match="is not a file"):
+            read_gguf(path)

@@ -9,6 +9,7 @@ from support.dataplane import SECRET, WINDOW, ScriptedEngine, a_replica, a_slot,
 
 from actors.admission import Admission
 from actors.errors import EngineCrashed, LoadFailed, Refused
+from actors.generation import LEAST_TOP_P
 from actors.replica import Replica
 from actors.wire import (
     Answer,
@@ -116,6 +117,17 @@ async def test_a_seed_is_drawn_and_told() -> None:
     replica = await ready(ScriptedEngine())
     firsts = [(await ask(replica)).answers[0] for _ in range(2)]
     assert firsts[0].seed != firsts[1].seed
+    await replica.close()
+
+
+async def test_what_single_precision_would_make_zero_is_settled_before_the_engine() -> None:
+    engine = ScriptedEngine()
+    replica = await ready(engine)
+    await ask(replica, temperature=1e-300, top_p=1e-300)
+    await ask(replica, temperature=0.5, top_p=0.5)
+    tiny, usual = (request.sampling for request in engine.requests)
+    assert (tiny.temperature, tiny.top_p) == (0.0, LEAST_TOP_P)
+    assert (usual.temperature, usual.top_p) == (0.5, 0.5)
     await replica.close()
 
 
