@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from placement.devices import Device, Health
+from placement.explain import planned_ahead
 from placement.inventory import Inventory, Node
 from placement.units import gib
 
@@ -239,7 +240,8 @@ def plan_view(document: Row) -> list[RenderableType]:
     )
     unplaced = document["unplaced"]
     rest = [f"not placed (above the minimum): {_names(unplaced)}"] if unplaced else []
-    return [slots_table(document["slots"]), "", quality, *rest]
+    ahead = planned_ahead(slot["engine"] for slot in document["slots"])
+    return [slots_table(document["slots"]), "", quality, *rest, *ahead]
 
 
 def _names(names: Sequence[str]) -> str:

@@ -5,10 +5,11 @@ Reads plans and infeasibility alone, so that it works on a journalled plan witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from .catalog import engines
 from .diff import where
 from .ids import ModelId, model_of
 from .plan import Infeasible, Plan, Rejection, Slot
@@ -50,9 +51,24 @@ def explain(result: Plan | Infeasible, subject: str | None = None) -> Explanatio
             _verdict(result),
             *map(slot_sentence, slots),
             *_unplaced_sentences(result, model),
+            *planned_ahead({s.engine for s in slots}),
             *map(loss_sentence, losses),
             *(f"One more of {row} would be worth {price:.3g}" for row, price in result.prices),
         ),
+    )
+
+
+def planned_ahead(used: Iterable[str]) -> tuple[str, ...]:
+    """One sentence per engine that a plan uses and that this version cannot start: the plan is a forecast there.
+
+    >>> planned_ahead(["openvino", "vllm"])
+    ('Engine vllm can be planned with, but this version cannot start it yet',)
+    """
+    known = engines()
+    return tuple(
+        f"Engine {name} can be planned with, but this version cannot start it yet"
+        for name in sorted(set(used))
+        if name in known and not known[name].serves
     )
 
 

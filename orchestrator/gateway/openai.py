@@ -37,7 +37,12 @@ def _listed(stop: object) -> object:
     return [stop] if isinstance(stop, str) else stop
 
 
-_Count = Annotated[int, Field(ge=1)]
+def _whole(value: object) -> object:
+    """JSON has one kind of number: `1e30` is the integer that it says, and is clamped like any other."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 _Stop = Annotated[str, Field(min_length=1, max_length=LARGEST_STOP)]
 _Stops = Annotated[list[_Stop], BeforeValidator(_listed), Field(max_length=MOST_STOPS)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]

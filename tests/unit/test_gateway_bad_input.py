@@ -59,7 +59,6 @@ async def test_what_is_no_json_object_is_400(plane, raw: bytes) -> None:
         ({"max_tokens": -1}, "max_tokens"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
-        ({"max_tokens": 1e30}, "max_tokens"),
         ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": -0.1}, "temperature"),
@@ -194,9 +193,10 @@ async def test_control_characters_in_header_and_prompt_do_no_harm() -> None:
         writer.close()
 
 
-async def test_an_absurd_max_tokens_is_clamped_and_never_allocated() -> None:
+@pytest.mark.parametrize("absurd", [10**30, 1e30])
+async def test_an_absurd_max_tokens_is_clamped_and_never_allocated(absurd: float) -> None:
     async with dataplane(ScriptedEngine()) as plane:
-        assert (await plane.chat(max_tokens=10**30)).status_code == 200
+        assert (await plane.chat(max_tokens=absurd)).status_code == 200
         assert plane.engines[0].requests[0].sampling.max_tokens == WINDOW - 9
         digits = json.dumps(chat_body()).replace("{", '{"max_tokens": 1' + "0" * 5000 + ", ", 1)
         response = await plane.client.post("/v1/chat/completions", content=digits, headers=JSON)
