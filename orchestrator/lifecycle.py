@@ -197,7 +197,8 @@ def _started_before(state: StateDir, request: UpRequest, say: Say) -> RunRecord 
 def _start(asked: Asked, state: StateDir, say: Say) -> RunRecord:
     request, endpoint = asked.request, asked.endpoint
     with state.lock():
-        require_free(endpoint.host, endpoint.port)
+        if request.join is None or endpoint.ingress == "own":
+            require_free(endpoint.host, endpoint.port)
         if endpoint.host not in (LOOPBACK, "localhost", "::1"):
             say(f"warning: {endpoint.host}:{endpoint.port} is open to others and asks for no key")
         ray = new_run(

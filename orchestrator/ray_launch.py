@@ -22,7 +22,7 @@ from .errors import ControlError
 from .gateway.ray_ingress import GatewayJoin
 from .ray_cluster import connect
 from .ray_controller import ControllerConfig, ControllerHost, controller_options
-from .ray_serve import stop_all
+from .ray_serve import require_proxy, stop_all
 
 START_TIMEOUT_S = 90.0
 
@@ -48,6 +48,8 @@ class LaunchRequest(BaseModel):
 
 def start(request: LaunchRequest) -> dict[str, Any]:
     """Starts the controller, or finds it; answers with the address of its API."""
+    if request.ingress == "serve":
+        require_proxy(request.port)
     config = ControllerConfig(
         state_dir=request.state_dir,
         token=request.token,

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import serve
+from ray.serve.config import ProxyLocation
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
@@ -18,6 +20,7 @@ from actors.names import DEPLOYMENT, GATEWAY_PREFIX
 from actors.ray_replica import ReplicaHost, ReplicaJoin
 from actors.slot import SlotSpec
 
+from .errors import ControlError
 from .gateway.ray_ingress import GatewayHost, GatewayJoin, IngressHost
 from .ray_cluster import with_deadline
 
@@ -25,6 +28,8 @@ HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 5.0
 DRAIN_S = 30.0
 """How long a replica that is removed may finish its running streams."""
+
+PROXY_TIMEOUT_S = 10.0
 
 FAILED = ("DEPLOY_FAILED",)
 
@@ -115,6 +120,31 @@ def start_serve(*, http_port: int | None = None) -> None:
     else:
         serve.start(
             proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": http_port}
+        )
+
+
+def require_proxy(port: int) -> None:
+    """Checks that plain Serve HTTP will answer on a port: a Serve that runs already keeps the proxies that it has.
+
+    Raises:
+        ControlError: it has none, or they listen on another port.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        return
+    options = client.http_config
+    # Private in Ray 2.60; the options themselves do not say where proxies run.
+    location = ray.get(client._controller.get_proxy_location.remote(), timeout=PROXY_TIMEOUT_S)
+    if location == ProxyLocation.Disabled:
+        raise ControlError(
+            "Serve runs on this cluster already, without HTTP proxies, which cannot be added",
+            hint="leave out `ingress: serve` in the spec, or start Serve's proxies first",
+        )
+    if options.port != port:
+        raise ControlError(
+            f"Serve runs on this cluster already, with its proxies on port {options.port}",
+            hint=f"--port {options.port}",
+            port=options.port,
         )
 
 

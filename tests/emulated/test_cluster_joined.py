@@ -63,22 +63,6 @@ def head() -> Iterator[Head]:
         assert left_over(run, port) == []
 
 
-def test_a_job_serves_a_model_and_leaves_ray_alone(head) -> None:
-    said = head.job(ROOT, "python", "examples/ray-job/job.py", "--port", free_port())
-    assert "ANSWER:" in said
-    assert "Paris" in said.split("ANSWER:")[1]
-    assert head.lives_without_us()
-
-
-def test_a_jobs_own_folder_called_actors_gives_one_clear_error(head, short_dir: Path) -> None:
-    folder = short_dir / "job"
-    (folder / "actors").mkdir(parents=True)
-    (folder / "actors" / "__init__.py").write_text("")
-    said = head.job(folder, "python", "-c", "import orchestrator.lifecycle", code=1)
-    assert "package `actors`" in said
-    assert "rename" in said
-
-
 def test_the_gateway_behind_serves_own_proxy(head, short_dir: Path) -> None:
     spec, port = short_dir / "app.yaml", free_port()
     spec.write_text(BEHIND_SERVE)
@@ -96,6 +80,31 @@ def test_the_gateway_behind_serves_own_proxy(head, short_dir: Path) -> None:
     finally:
         yard.run("down")
     assert head.lives_without_us()
+
+
+def test_a_serve_that_runs_keeps_its_port(head, short_dir: Path) -> None:
+    spec, yard = short_dir / "app.yaml", Shardyard(short_dir / "state")
+    spec.write_text(BEHIND_SERVE)
+    said = yard.run("up", "--join", head.address, spec, "--port", free_port(), code=2)
+    assert "Serve runs on this cluster already" in said
+    assert "hint: --port" in said
+    assert "nothing is running" in yard.run("down")
+
+
+def test_a_job_serves_a_model_and_leaves_ray_alone(head) -> None:
+    said = head.job(ROOT, "python", "examples/ray-job/job.py", "--port", free_port())
+    assert "ANSWER:" in said
+    assert "Paris" in said.split("ANSWER:")[1]
+    assert head.lives_without_us()
+
+
+def test_a_jobs_own_folder_called_actors_gives_one_clear_error(head, short_dir: Path) -> None:
+    folder = short_dir / "job"
+    (folder / "actors").mkdir(parents=True)
+    (folder / "actors" / "__init__.py").write_text("")
+    said = head.job(folder, "python", "-c", "import orchestrator.lifecycle", code=1)
+    assert "package `actors`" in said
+    assert "rename" in said
 
 
 def test_a_second_node_on_the_same_state_is_refused(head) -> None:
