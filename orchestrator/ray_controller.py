@@ -17,6 +17,7 @@ from actors.logs import configure, log_path, tail
 from actors.names import CONTROLLER, GATEWAY_PREFIX
 from actors.ray_replica import ReplicaJoin
 from actors.report import NodeReport
+from actors.versions import versions
 from placement.errors import SpecError
 
 from .clock import WallClock
@@ -84,6 +85,7 @@ class _ControllerHost:
             deployments=ServeDeployments(join=config.replicas),
             journal=FileJournal(Path(config.state_dir) / JOURNAL),
             clock=WallClock(),
+            code=versions().code,
         )
         controller.restore()
         api = ControlApi(controller, self._logs, {**config.facts, "controller_pid": os.getpid()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def main() -> None:
     print(f"ANSWER: {answer}")
     if not arguments.keep:
         down(settings, print)
+        shutil.rmtree(state)
 
 
 if __name__ == "__main__":

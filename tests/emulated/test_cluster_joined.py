@@ -91,8 +91,14 @@ def test_a_serve_that_runs_keeps_its_port(head, short_dir: Path) -> None:
     assert "nothing is running" in yard.run("down")
 
 
+def job_folders() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob("shardyard-job-*"))
+
+
 def test_a_job_serves_a_model_and_leaves_ray_alone(head) -> None:
+    before = job_folders()
     said = head.job(ROOT, "python", "examples/ray-job/job.py", "--port", free_port())
+    assert job_folders() <= before, "the job's own state folder is gone"
     assert "ANSWER:" in said
     assert "Paris" in said.split("ANSWER:")[1]
     assert head.lives_without_us()
