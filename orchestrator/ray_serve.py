@@ -24,7 +24,7 @@ from .errors import ControlError
 from .gateway.ray_ingress import GatewayHost, GatewayJoin, IngressHost
 from .ray_cluster import with_deadline
 
-HEALTH_PERIOD_S = 1.0
+HEALTH_PERIOD_S = 0.25
 HEALTH_TIMEOUT_S = 5.0
 DRAIN_S = 30.0
 """How long a replica that is removed may finish its running streams."""

@@ -70,8 +70,6 @@ def ray_environment(
             "RAY_health_check_timeout_ms": "2000",
             "RAY_health_check_failure_threshold": "3",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
-            "RAY_enable_worker_prestart": "0",
-            "RAY_prestart_worker_first_driver": "0",
             "RAY_SERVE_LOG_TO_STDERR": "0",
         }
     )
