@@ -25,7 +25,7 @@ from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
 from .raylets import NodeSettings, ray_tools
 from .settings import Settings
-from .sockets import require_free
+from .sockets import require_answer, require_free
 from .spec import GatewaySpec, Spec, parse_spec, read_spec, spec_name
 from .state_dir import RunMode, RunRecord, StateDir
 
@@ -190,6 +190,8 @@ def _started_before(state: StateDir, request: UpRequest, say: Say) -> RunRecord 
 
 def _start(asked: Asked, state: StateDir, say: Say) -> RunRecord:
     request, endpoint = asked.request, asked.endpoint
+    if request.join is not None:
+        require_answer(request.join)
     with state.lock():
         if request.join is None or endpoint.ingress == "own":
             require_free(endpoint.host, endpoint.port)

@@ -16,7 +16,7 @@ from .processes import abandoned, alive, reap
 from .raylet_processes import new_run
 from .raylets import NodeSettings
 from .settings import Settings
-from .sockets import own_address
+from .sockets import own_address, require_answer
 from .state_dir import ProcessRecord, StateDir
 
 WATCH_PERIOD_S = 1.0
@@ -52,6 +52,8 @@ def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
         ControlError: a node is running here already, or Ray does not come up.
     """
     node = _node(request)
+    if request.address is not None:
+        require_answer(request.address)
     state = StateDir(settings.state)
     stop = threading.Event()
     with state.lock():

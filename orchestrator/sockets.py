@@ -6,7 +6,9 @@ import secrets
 import socket
 from contextlib import suppress
 
-from .errors import ControlError
+from .errors import ControlError, Unreachable
+
+CONNECT_TIMEOUT_S = 5.0
 
 BELOW_EPHEMERAL = range(20_000, 32_768)
 """Not where the kernel takes the ports of outgoing connections from: one of those could take a port between this
@@ -39,6 +41,23 @@ def own_address() -> str:
         except OSError:
             return "127.0.0.1"
         return str(probe.getsockname()[0])
+
+
+def require_answer(address: str) -> None:
+    """Checks that somebody listens at `host:port`; Ray's own connection would try for minutes.
+
+    Raises:
+        Unreachable: nobody does, or it is no such address.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise Unreachable(
+            f"no Ray cluster answers at {address}: {error}",
+            hint="give the head as HOST:PORT, or start one: shardyard node start --head",
+            address=address,
+        ) from error
 
 
 def require_free(host: str, port: int) -> None:
