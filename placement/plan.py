@@ -138,6 +138,8 @@ class Plan:
     Attributes:
         value: of the plan under the policy; placing nothing = 0.
         bound: no plan can be worth more.
+        dual_bound: what `prices` prove alone, by weak duality; `bound` is lower where a complete search proved it.
+        proof: of `bound` = value: `prices` reach it, or a `search` of all that could be better found nothing; else `none`.
         proven: bound reached.
         prices: what one more unit of a row is worth, e.g. `devices:NVIDIA_H100_80G`.
         unplaced: copies above `replicas_min` that found no place.
@@ -153,6 +155,8 @@ class Plan:
     unplaced: tuple[SlotId, ...] = ()
     rejections: tuple[Rejection, ...] = ()
     prices: tuple[tuple[str, float], ...] = ()
+    dual_bound: float = 0.0
+    proof: Literal["prices", "search", "none"] = "none"
 
     @property
     def gap(self) -> float:
