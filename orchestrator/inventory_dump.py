@@ -13,9 +13,10 @@ import yaml
 
 from placement.catalog import catalog
 from placement.devices import Device, DeviceClass, Health, Kind
-from placement.inventory import Inventory, Link, ModelPresence, Node
+from placement.inventory import Artifact, Inventory, Link, ModelPresence, Node
 from placement.units import GBIT, GBYTE, GIB, TERA
 
+from .calibrations import as_entry
 from .spec_grammar import Facts
 
 
@@ -31,11 +32,13 @@ def dump_inventory(inventory: Inventory) -> str:
         "generation": inventory.generation,
         "nodes": {node.id: _node_yaml(node, own, written) for node in inventory.nodes},
         "links": [_link_yaml(link) for link in inventory.links],
+        "calibrations": [as_entry(found) for found in inventory.calibrations],
     }
-    if not document["links"]:
-        del document["links"]
+    said = {
+        key: value for key, value in document.items() if value or key in ("generation", "nodes")
+    }
     return yaml.safe_dump(
-        document, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
+        said, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120
     )
 
 
@@ -52,9 +55,7 @@ def _node_yaml(node: Node, own: Mapping[str, DeviceClass], written: set[str]) ->
         "emulated": usual,
         "cpu": _cpu_yaml(node),
         "devices": [_group_yaml(g, own, written, usual) for g in _groups(node)],
-        "artifacts": [
-            {"model": a.model, "class": a.device_class, "tp": a.tp} for a in node.artifacts
-        ],
+        "artifacts": [_artifact_yaml(artifact) for artifact in node.artifacts],
         "models": [_presence_yaml(m) for m in node.models or ()],
     }
     said = {key: value for key, value in found.items() if value}
@@ -126,6 +127,8 @@ def _group_yaml(
     unhealthy = [k for k, device in enumerate(group) if device.health is not Health.HEALTHY]
     if unhealthy:
         entry["unhealthy"] = unhealthy
+    if first.device_class in own and own[first.device_class].endpoint is not None:
+        return entry | _endpoint_yaml(first, own[first.device_class])
     known = own.get(first.device_class) or catalog().get(first.device_class)
     if first.device_class in own and first.device_class not in written:
         written.add(first.device_class)
@@ -135,6 +138,21 @@ def _group_yaml(
     if first.emulated != usual:
         entry["emulated"] = first.emulated
     return entry
+
+
+def _endpoint_yaml(device: Device, known: DeviceClass) -> dict[str, Any]:
+    endpoint = known.endpoint
+    assert endpoint is not None
+    said = {
+        "url": endpoint.url,
+        "models": sorted(endpoint.models),
+        "concurrency": device.shares,
+        "tokens_per_s": endpoint.tokens_per_s,
+        "ttft_ms": _plain(endpoint.ttft_s * 1e3),
+        "price_per_million_tokens": endpoint.price_per_million_tokens,
+        "uncertainty": known.uncertainty,
+    }
+    return {"endpoint": said}
 
 
 def _class_yaml(known: DeviceClass) -> dict[str, Any]:
@@ -150,6 +168,16 @@ def _class_yaml(known: DeviceClass) -> dict[str, Any]:
         "vendor": known.vendor,
     }
     return {key: value for key, value in figures.items() if value}
+
+
+def _artifact_yaml(artifact: Artifact) -> dict[str, Any]:
+    more = {k: v for k in ("batch", "length", "dtype") if (v := getattr(artifact, k))}
+    return {
+        "model": artifact.model,
+        "class": artifact.device_class,
+        "tp": artifact.tp,
+        **more,
+    }
 
 
 def _presence_yaml(presence: ModelPresence) -> dict[str, Any]:

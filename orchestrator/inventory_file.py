@@ -14,16 +14,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from actors.declared import devices_of
+from actors.declared_classes import class_notes
+from placement.calibration import Calibration
 from placement.catalog import catalog
-from placement.devices import DeviceClass
+from placement.devices import DeviceClass, Dtype
 from placement.errors import SpecError
 from placement.ids import NodeId
 from placement.inventory import Artifact, Inventory, Link, ModelPresence, Node
 from placement.modelspec import ModelFacts
 from placement.units import GBIT
 
+from .calibrations import Measurement, calibration
 from .spec import read_spec, spec_name
-from .spec_grammar import Facts, Positive, Source, Strict, Word
+from .spec_grammar import MAX_CONCURRENCY, MAX_TOKENS, Facts, Positive, Source, Strict, Word
 from .yaml_positions import Document, did_you_mean, place, read_yaml
 
 MAX_BYTES = 8 << 20
@@ -46,6 +49,9 @@ class _Artifact(Strict):
     model: str
     device_class: Word = Field(alias="class")
     tp: Annotated[int, Field(ge=1, le=4096)] = 1
+    batch: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY)] = 0
+    length: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 0
+    dtype: Dtype | None = None
 
 
 class _Presence(Strict):
@@ -82,6 +88,7 @@ class InventoryFile(Strict):
     generation: Annotated[int, Field(ge=0)] = 0
     nodes: Annotated[dict[Word, _Node], Field(min_length=1, max_length=10_000)]
     links: list[_Link] = Field(default_factory=list)
+    calibrations: list[Measurement] = Field(default_factory=list)
     spec: str | None = None
 
 
@@ -155,6 +162,8 @@ def _read(text: str, name: str) -> tuple[Inventory, InventoryFile, Document]:
         nodes=tuple(nodes),
         links=tuple(_link(k, link, file, document) for k, link in enumerate(file.links)),
         classes=tuple(classes[key] for key in sorted(classes)),
+        calibrations=tuple(_calibrations(file, document)),
+        notes=tuple(n for key in sorted(classes) for n in class_notes(classes[key], known)),
     )
     return inventory, file, document
 
@@ -203,7 +212,8 @@ def _node(
         raise document.error(("nodes", key, *path), says, hint=error.hint) from None
     flags = _emulated_flags(key, declared, document)
     devices = tuple(
-        replace(device, emulated=flag) for device, flag in zip(found, flags, strict=True)
+        device if device.emulated is flag else replace(device, emulated=flag)
+        for device, flag in zip(found, flags, strict=True)
     )
     node = Node(
         id=NodeId(key),
@@ -215,11 +225,26 @@ def _node(
         engines=None if declared.engines is None else frozenset(declared.engines),
         models=None if declared.models is None else tuple(map(_presence, declared.models)),
         artifacts=tuple(
-            Artifact(model=a.model, device_class=a.device_class, tp=a.tp)
+            Artifact(
+                model=a.model,
+                device_class=a.device_class,
+                tp=a.tp,
+                batch=a.batch,
+                length=a.length,
+                dtype=a.dtype,
+            )
             for a in declared.artifacts
         ),
     )
     return node, classes
+
+
+def _calibrations(file: InventoryFile, document: Document) -> Iterator[Calibration]:
+    for index, entry in enumerate(file.calibrations):
+        found = calibration(entry)
+        if isinstance(found, str):
+            raise document.error(("calibrations", index), found)
+        yield found
 
 
 def _bare_entries(node: _Node) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from actors.declared import declaration_schema
+from actors.declared_grammar import declaration_schema
 
 from .inventory_file import InventoryFile
 from .spec_grammar import Spec
@@ -83,8 +83,10 @@ class PlanDocument(_Open):
     seed: int
     value: float
     bound: float
+    dual_bound: float
     gap: float
     proven: bool
+    proof: Literal["prices", "search", "none"]
     cpu_s: float
     slots: list[PlannedSlot]
     unplaced: list[str]
@@ -113,7 +115,7 @@ def _join_declaration(schema: dict[str, Any]) -> None:
     """A node's `cpu` and `devices` are described where they are read; `emulated` of an entry is the file's own."""
     declared = declaration_schema()
     schema["$defs"] |= declared["$defs"]
-    schema["$defs"]["_Group"]["properties"]["emulated"] = {"type": "boolean"}
+    schema["$defs"]["Group"]["properties"]["emulated"] = {"type": "boolean"}
     schema["$defs"]["_Node"]["properties"] |= declared["properties"]
 
 
@@ -123,7 +125,8 @@ def _join_short_forms(schema: dict[str, Any]) -> None:
     replicas["anyOf"] = [{"type": "integer", "minimum": 1}, {"$ref": replicas.pop("$ref")}]
     policy = schema["properties"]["policy"]
     names = ["latency", "throughput", "energy", "cost", "balanced"]
-    policy["anyOf"] = [{"enum": names}, {"$ref": policy.pop("$ref")}]
+    own = {"type": "string", "description": "one of `policies`"}
+    policy["anyOf"] = [{"enum": names}, own, {"$ref": policy.pop("$ref")}]
 
 
 def _untitled(schema: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,12 @@ from placement.modelspec import ModelFacts, ModelSpec
 from placement.policy import POLICIES, Policy
 
 from . import spec_grammar as grammar
-from .yaml_positions import MAX_BYTES, did_you_mean, read_yaml
+from .yaml_positions import MAX_BYTES, Document, did_you_mean, read_yaml
 
 STDIN = "-"
+
+_CUSTOM = "custom"
+"""Name of a policy that is given by its weights alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,28 @@ def parse_spec(text: str, name: str) -> Spec:
             path = ("models", model, "tenant")
             hint = did_you_mean(asked.tenant, tenants)
             raise document.error(path, f"no tenant is called {asked.tenant}", hint=hint)
+    _check_policy(spec, document)
     return Spec(app=_app(spec), gateway=_gateway(spec.gateway))
+
+
+def _check_policy(spec: grammar.Spec, document: Document) -> None:
+    for name in spec.policies:
+        if name in POLICIES or name == _CUSTOM:
+            says = f"{name} is the name of a built-in policy"
+            raise document.error(("policies", name), says, hint="give your own another name")
+    known = {*POLICIES, *spec.policies}
+    if spec.policy.name is not None and spec.policy.name not in known:
+        hint = did_you_mean(spec.policy.name, known)
+        raise document.error(("policy",), f"no policy is called {spec.policy.name}", hint=hint)
+
+
+def pin_notes(app: App, nodes: Collection[str]) -> tuple[str, ...]:
+    """Names of nodes that models are pinned to and that are not there: perhaps lost, perhaps a typing error."""
+    return tuple(
+        f"models.{demand.id}.constraints.pin: no node is called {name}; {did_you_mean(name, nodes)}"
+        for demand in app.demands
+        for name in sorted((demand.pin_nodes or frozenset()) - frozenset(nodes))
+    )
 
 
 def check_device_classes(app: App, known: Collection[str]) -> None:
@@ -169,6 +193,7 @@ def dump_spec(spec: Spec) -> str:
     document = _present(
         name=app.name,
         policy=_policy_yaml(app.policy),
+        policies=_own_policies_yaml(app.policy),
         budgets=_present(power_watts=_power_yaml(app.budgets)),
         tenants={
             t.name: _present(max_devices=dict(t.max_devices), exclusive_nodes=t.exclusive_nodes)
@@ -196,7 +221,7 @@ def _app(spec: grammar.Spec) -> App:
     return App(
         name=spec.name,
         demands=tuple(_demand(name, model) for name, model in spec.models.items()),
-        policy=_policy(spec.policy),
+        policy=_policy(spec),
         budgets=Budgets(cluster_w=power.cluster, rack_w=power.rack, node_w=power.node),
         tenants=tuple(
             Tenant(
@@ -209,10 +234,13 @@ def _app(spec: grammar.Spec) -> App:
     )
 
 
-def _policy(policy: grammar.Policy) -> Policy:
-    if policy.weights is None:
-        return POLICIES[policy.name or "balanced"]
-    return Policy(name="custom", **policy.weights.model_dump())
+def _policy(spec: grammar.Spec) -> Policy:
+    if spec.policy.weights is not None:
+        return Policy(name=_CUSTOM, **spec.policy.weights.model_dump())
+    name = spec.policy.name or "balanced"
+    if name in POLICIES:
+        return POLICIES[name]
+    return Policy(name=name, **spec.policies[name].model_dump())
 
 
 def _gateway(gateway: grammar.Gateway) -> GatewaySpec:
@@ -246,6 +274,7 @@ def _demand(name: str, model: grammar.Model) -> Demand:
         banned=frozenset(rules.banned_hardware),
         spread=rules.spread,
         pin_nodes=None if rules.pin is None else frozenset(map(NodeId, rules.pin.node)),
+        build=model.artifacts.build,
         tenant=model.tenant,
         priority=model.priority,
     )
@@ -275,10 +304,21 @@ def _present(**values: Any) -> dict[str, Any]:
 
 
 def _policy_yaml(policy: Policy) -> Any:
-    if POLICIES.get(policy.name) == policy:
+    if POLICIES.get(policy.name) == policy or _is_own(policy):
         return policy.name
-    weights = {k: getattr(policy, k) for k in ("throughput", "latency", "energy", "cost")}
-    return {"weights": weights}
+    return {"weights": _weights_yaml(policy)}
+
+
+def _is_own(policy: Policy) -> bool:
+    return policy.name not in POLICIES and policy.name != _CUSTOM
+
+
+def _own_policies_yaml(policy: Policy) -> dict[str, Any]:
+    return {policy.name: _weights_yaml(policy)} if _is_own(policy) else {}
+
+
+def _weights_yaml(policy: Policy) -> dict[str, float]:
+    return {k: getattr(policy, k) for k in ("throughput", "latency", "energy", "cost")}
 
 
 def _power_yaml(budgets: Budgets) -> dict[str, Any]:
@@ -301,6 +341,7 @@ def _model_yaml(demand: Demand) -> dict[str, Any]:
         engines=None if demand.engines is None else sorted(demand.engines),
         rate=None if demand.rate is None else _rate_yaml(demand.rate),
         constraints=_constraints_yaml(demand),
+        artifacts=None if demand.build == "allowed" else {"build": demand.build},
         tenant=demand.tenant,
         priority=demand.priority,
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Objective = Literal["latency", "throughput", "energy", "cost", "balanced"]
+BuiltIn = Literal["latency", "throughput", "energy", "cost", "balanced"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
 SCHEMES = ("package://", "file://", "hf://", "openai+https://")
@@ -24,7 +24,7 @@ _REPLICA = re.compile(r".*/r[0-9]+")
 _LONGEST_NAME = 100
 
 
-def _number(value: object) -> object:
+def number(value: object) -> object:
     """YAML reads `70.6e9` as text; it means the number."""
     if not isinstance(value, str):
         return value
@@ -78,8 +78,8 @@ def _weights(value: object) -> object:
 Name = Annotated[str, AfterValidator(_check_name)]
 Word = Annotated[str, AfterValidator(_check_word)]
 Source = Annotated[str, AfterValidator(_check_source)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1e12, allow_inf_nan=False)]
-Weight = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1e6, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(number), Field(gt=0, le=1e12, allow_inf_nan=False)]
+Weight = Annotated[float, BeforeValidator(number), Field(ge=0, le=1e6, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 
 
@@ -105,9 +105,9 @@ class Weights(Strict):
 
 
 class Policy(Strict):
-    """A policy by name (`policy: latency` in short), or by weights."""
+    """A policy by name (`policy: latency` in short), a built-in one or one of `policies`; or by weights."""
 
-    name: Objective | None = None
+    name: Word | None = None
     weights: Weights | None = None
 
     @model_validator(mode="after")
@@ -154,7 +154,7 @@ class Replicas(Strict):
 class Facts(Strict):
     """What placement needs to know of a model; spares reading its weights."""
 
-    parameters: Annotated[Positive, Field(ge=1)]
+    parameters: Annotated[float, BeforeValidator(number), Field(ge=1, le=1e15, allow_inf_nan=False)]
     layers: Annotated[int, Field(ge=1, le=10_000)]
     hidden: Count
     heads: Annotated[int, Field(ge=1, le=65_536)]
@@ -208,6 +208,12 @@ class Constraints(Strict):
         return self
 
 
+class Artifacts(Strict):
+    """Compiled models: `never` = only what was compiled before."""
+
+    build: Literal["allowed", "never"] = "allowed"
+
+
 class Model(Strict):
     """One model as asked for."""
 
@@ -222,6 +228,7 @@ class Model(Strict):
     engines: Annotated[list[Word], Field(min_length=1)] | None = None
     rate: Rate | None = None
     constraints: Constraints = Constraints()
+    artifacts: Artifacts = Artifacts()
     tenant: Word = "default"
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
 
@@ -249,6 +256,7 @@ class Spec(Strict):
 
     name: Word = "app"
     policy: Annotated[Policy, BeforeValidator(_weights)] = Policy(name="balanced")
+    policies: Annotated[dict[Word, Weights], Field(max_length=100)] = {}
     budgets: Budgets = Budgets()
     tenants: dict[Word, Tenant] = {}
     models: Annotated[dict[Name, Model], Field(min_length=1, max_length=10_000)]

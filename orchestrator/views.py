@@ -287,7 +287,7 @@ def _slot_row(slot: Row) -> tuple[object, ...]:
 def _infeasible_view(document: Row) -> list[RenderableType]:
     conflict, fixes = document["conflict"], document["fixes"]
     together = " together" if len(conflict) > 1 else ""
-    says = f"infeasible: {', '.join(conflict) or 'the spec'} cannot be placed{together}"
+    says = f"infeasible: {_names(conflict) or 'the spec'} cannot be placed{together}"
     lines: list[RenderableType] = [Text(says, style="red")]
     # What is said of models outside the conflict did not make it infeasible.
     rejections = [r for r in document["rejections"] if r["model"] in conflict]
@@ -296,7 +296,10 @@ def _infeasible_view(document: Row) -> list[RenderableType]:
         counts = Counter(r["constraint"] for r in rejections)
         by_rule = ", ".join(f"{n} by {rule}" for rule, n in counts.most_common())
         lines.append(f"  in all: {by_rule} (each one with -o json)")
-    return lines + [f"  would help: {fix['says']}" for fix in fixes]
+    lines += [f"  would help: {fix['says']}" for fix in fixes]
+    # A controller of an earlier version knows no additions.
+    added = document.get("additions", ())
+    return lines + [f'  would help: {a["says"]}  (--what-if "{a["what_if"]}")' for a in added]
 
 
 def _rejection(rejection: Row) -> str:
@@ -319,6 +322,32 @@ def diff_table(changes: Iterable[Row]) -> Table:
         for change in changes
     ]
     return table(("CHANGE", "NAME", "FROM", "TO", "WHY"), rows)
+
+
+# -- verification ---------------------------------------------------------------------------------------------------
+
+
+_PROOFS = {
+    "prices": "the plan is the best there is: its prices prove it",
+    "search": "the plan is the best there is: a complete search found nothing better",
+    "none": "a better plan is not excluded",
+}
+
+
+def verified_view(report: Row) -> list[RenderableType]:
+    """What was derived anew about a plan, or the first thing in it that does not hold."""
+    if not report["holds"]:
+        first, *rest = report["faults"]
+        more = [f"and {len(rest)} more (each one with -o json)"] if rest else []
+        return [Text(f"refused: {first}", style="red"), *more]
+    facts = [
+        ("replicas", f"{report['replicas']}, each where it may be"),
+        ("value", f"{report['value']:.6f}"),
+        ("bound", f"{report['bound']:.6f} (prices alone: {report['dual_bound']:.6f})"),
+        ("gap", f"{report['gap']:.4%}"),
+        ("proof", f"{report['proof']}: {_PROOFS[report['proof']]}"),
+    ]
+    return [Text("the plan holds", style="green"), _facts(facts)]
 
 
 # -- doctor ---------------------------------------------------------------------------------------------------------

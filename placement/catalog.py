@@ -26,8 +26,7 @@ class EngineFacts:
     """What an engine drives and which layouts it takes.
 
     Attributes:
-        drives: `vendor/kind` pairs.
-        classes: only these device classes; empty = every class of what it drives.
+        drives: `vendor/kind` pairs, or `vendor/kind/CLASS` for one class alone.
         architectures: graphs that it knows; empty = any.
         tp: sizes of a tensor-parallel group.
         pp: most pipeline stages.
@@ -43,7 +42,6 @@ class EngineFacts:
     name: str
     drives: frozenset[str]
     dtypes: tuple[Dtype, ...]
-    classes: frozenset[str] = frozenset()
     architectures: frozenset[str] = frozenset()
     tp: tuple[int, ...] = (1,)
     pp: int = 1
@@ -58,7 +56,7 @@ class EngineFacts:
     def covers(self, device_class: DeviceClass) -> bool:
         """Whether it drives real devices of that class."""
         pair = f"{device_class.vendor}/{device_class.kind}"
-        return pair in self.drives and (not self.classes or device_class.name in self.classes)
+        return bool(self.drives & {pair, f"{pair}/{device_class.name}"})
 
 
 @cache
@@ -153,7 +151,7 @@ def _device_class(name: str, row: dict[str, Any]) -> DeviceClass:
         link_latency_s=row["link_latency_us"] * 1e-6,
         load_bytes_per_s=row["load_gbyte_per_s"] * GBYTE,
         source=row["source"],
-        uncertain=row["uncertain"],
+        recalled=tuple(row["recalled"]),
     )
 
 
@@ -162,7 +160,6 @@ def _engine(name: str, row: dict[str, Any]) -> EngineFacts:
         name=name,
         drives=frozenset(row["drives"]),
         dtypes=tuple(row["dtypes"]),
-        classes=frozenset(row.get("classes", ())),
         architectures=frozenset(row.get("architectures", ())),
         tp=tuple(row.get("tp", (1,))),
         pp=row.get("pp", 1),

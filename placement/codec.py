@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from .errors import SpecError
-from .plan import Fix, Infeasible, Plan, Rejection, Slot
+from .plan import Fix, Infeasible, Plan, Predicted, Rejection, Slot
 from .units import GIB
 
 T = TypeVar("T")
+
+EXACT = ("ttft_s", "token_s", "token_s_fixed", "token_s_per_sequence", "memory_bytes")
+"""Predicted figures that a document has in their own unit too, as a change of unit would round them."""
 
 
 def encode(value: object) -> bytes:
@@ -77,8 +80,10 @@ def plan_document(result: Plan | Infeasible, cpu_s: float) -> dict[str, Any]:
         "seed": result.seed,
         "value": plan.value if plan else 0.0,
         "bound": plan.bound if plan else 0.0,
+        "dual_bound": plan.dual_bound if plan else 0.0,
         "gap": plan.gap if plan else 0.0,
         "proven": plan.proven if plan else False,
+        "proof": plan.proof if plan else "none",
         "cpu_s": round(cpu_s, 6),
         "slots": [_slot(slot) for slot in plan.slots] if plan else [],
         "unplaced": list(plan.unplaced) if plan else [],
@@ -86,6 +91,7 @@ def plan_document(result: Plan | Infeasible, cpu_s: float) -> dict[str, Any]:
         "prices": dict(plan.prices) if plan else {},
         "conflict": list(failed.conflict) if failed else [],
         "fixes": [_fix(fix) for fix in failed.fixes] if failed else [],
+        "additions": [document(one) for one in failed.additions] if failed else [],
     }
 
 
@@ -108,18 +114,25 @@ def _slot(slot: Slot) -> dict[str, Any]:
             }
             for stage in slot.stages
         ],
-        "predicted": {
-            "ttft_ms": slot.predicted.ttft_s * 1e3,
-            "token_ms": slot.predicted.token_s * 1e3,
-            "tokens_per_s": slot.predicted.tokens_per_s,
-            "prefill_tokens_per_s": slot.predicted.prefill_tokens_per_s,
-            "watts": slot.predicted.power_w,
-            "price_per_hour": slot.predicted.price_per_hour,
-            "memory_gib_per_device": slot.predicted.memory_bytes / GIB,
-            "load_s": slot.predicted.load_s,
-            "uncertainty": slot.predicted.uncertainty,
-        },
+        "kv_bytes": slot.kv_bytes,
+        "predicted": _predicted(slot.predicted),
         "why": _why(slot),
+    }
+
+
+def _predicted(predicted: Predicted) -> dict[str, Any]:
+    """Figures for people (milliseconds, GiB), then those that do not survive a change of unit as they are."""
+    return {
+        "ttft_ms": predicted.ttft_s * 1e3,
+        "token_ms": predicted.token_s * 1e3,
+        "tokens_per_s": predicted.tokens_per_s,
+        "prefill_tokens_per_s": predicted.prefill_tokens_per_s,
+        "watts": predicted.power_w,
+        "price_per_hour": predicted.price_per_hour,
+        "memory_gib_per_device": predicted.memory_bytes / GIB,
+        "load_s": predicted.load_s,
+        "uncertainty": predicted.uncertainty,
+        **{name: getattr(predicted, name) for name in EXACT},
     }
 
 
@@ -155,4 +168,10 @@ def _rejection(rejection: Rejection) -> dict[str, Any]:
 
 
 def _fix(fix: Fix) -> dict[str, Any]:
-    return {"change": dict(fix.change), "says": fix.says}
+    """`set` has the changes again, each path key by key: a model's name may hold dots."""
+    steps = zip(fix.paths, fix.change, strict=False)
+    return {
+        "change": dict(fix.change),
+        "says": fix.says,
+        "set": [{"path": list(path), "value": value} for path, (_, value) in steps],
+    }

@@ -35,6 +35,7 @@ class Demand:
         preferred, banned: device class names.
         spread: replicas of this model on different nodes, racks, or anywhere.
         pin_nodes: only these nodes; None = any.
+        build: whether an engine that needs a compiled artifact may compile one where there is none.
         priority: larger is more important.
     """
 
@@ -56,6 +57,7 @@ class Demand:
     banned: frozenset[str] = frozenset()
     spread: Literal["node", "rack", "none"] = "none"
     pin_nodes: frozenset[NodeId] | None = None
+    build: Literal["allowed", "never"] = "allowed"
     tenant: str = "default"
     priority: int = 0
 

@@ -39,6 +39,25 @@ class Health(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A remote OpenAI endpoint, as its operator declares it. What it offers may be placed on it instead of on hardware.
+
+    Attributes:
+        url: `openai+https://` address.
+        models: names that may be sent there; a model whose source is the endpoint needs no entry.
+        tokens_per_s: output tokens per second of one sequence.
+        ttft_s: time to first token.
+        price_per_million_tokens: of output, in the user's currency.
+    """
+
+    url: str
+    models: frozenset[str] = frozenset()
+    tokens_per_s: float
+    ttft_s: float
+    price_per_million_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceClass:
     """An SKU with its figures.
 
@@ -59,7 +78,8 @@ class DeviceClass:
         power_w, idle_w: board power at full load and idle, per share.
         price_per_hour: per share, in the user's currency.
         source: where the figures come from.
-        uncertain: some figure was recalled, not read.
+        recalled: names of the catalog's figures that were recalled or assumed, not read in a source.
+        endpoint: what a class of kind `remote` is; its devices have one share per sequence that they take at once.
     """
 
     name: str
@@ -79,7 +99,8 @@ class DeviceClass:
     link_latency_s: float = 30e-6
     load_bytes_per_s: float = 1e9
     source: str = ""
-    uncertain: bool = False
+    recalled: tuple[str, ...] = ()
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

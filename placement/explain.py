@@ -5,14 +5,22 @@ Reads plans and infeasibility alone, so that it works on a journalled plan witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from .catalog import engines
 from .diff import where
+from .front_point import FrontPoint
 from .ids import ModelId, model_of
 from .plan import Infeasible, Plan, Rejection, Slot
+from .row_words import unit
+
+_MOST_NAMES = 12
+_MOST_PRICES = 12
+_MOST_SLOTS = 24
+_MOST_LOSSES = 40
+"""More than that of one kind are put together when everything is explained at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,32 +38,139 @@ class Explanation:
     sentences: tuple[str, ...]
 
 
-def explain(result: Plan | Infeasible, subject: str | None = None) -> Explanation:
-    """The reasons behind a result; with `subject`, a model or slot name, only what concerns it."""
+def explain(
+    result: Plan | Infeasible, subject: str | None = None, *, front: Sequence[FrontPoint] = ()
+) -> Explanation:
+    """The reasons behind a result; with `subject`, a model or slot name, only what concerns it, and all of that.
+
+    Without a subject, what is said alike of many copies, models or nodes is said once.
+
+    Args:
+        front: of the one model that was laid out over mixed device classes.
+    """
     model = model_of(subject) if subject else None
     losses = tuple(r for r in result.rejections if model is None or r.model == model)
+    lost = [loss_sentence(r) for r in losses] if model else list(grouped_losses(losses))
     if isinstance(result, Infeasible):
-        sentences = (
-            f"No plan: {' and '.join(result.conflict)} cannot be placed"
-            + (" together" if len(result.conflict) > 1 else ""),
-            *map(loss_sentence, losses),
-            *(f"This would help: {fix.says}" for fix in result.fixes),
-        )
+        sentences = (*_conflict_sentences(result), *lost, *_help_sentences(result))
         return Explanation(feasible=False, slots=(), losses=losses, sentences=sentences)
     slots = tuple(s for s in result.slots if subject is None or subject in (s.id, s.model))
+    said = map(slot_sentence, slots) if subject else grouped_slots(slots)
     return Explanation(
         feasible=True,
         slots=slots,
         losses=losses,
         sentences=(
             _verdict(result),
-            *map(slot_sentence, slots),
+            *said,
+            *front_sentences(front),
             *_unplaced_sentences(result, model),
             *planned_ahead({s.engine for s in slots}),
-            *map(loss_sentence, losses),
-            *(f"One more of {row} would be worth {price:.3g}" for row, price in result.prices),
+            *lost,
+            *_price_sentences(result, slots, model),
         ),
     )
+
+
+def _conflict_sentences(failed: Infeasible) -> Iterator[str]:
+    names = failed.conflict
+    shown = ", ".join(names[:_MOST_NAMES])
+    left = len(names) - _MOST_NAMES
+    if left > 0:
+        shown += f" and {left} more"
+    elif len(names) <= 2:
+        shown = " and ".join(names)
+    yield f"No plan: {shown} cannot be placed" + (" together" if len(names) > 1 else "")
+
+
+def _help_sentences(failed: Infeasible) -> Iterator[str]:
+    yield from (f"This would help: {fix.says}" for fix in failed.fixes)
+    for addition in failed.additions:
+        yield f'This would help: {addition.says} (--what-if "{addition.what_if}")'
+
+
+def _price_sentences(plan: Plan, slots: Sequence[Slot], model: ModelId | None) -> tuple[str, ...]:
+    """What one more of each scarce thing is worth, the dearest first; for a model, only what its replicas pay for."""
+    binding = {row for slot in slots for row in slot.why.binding}
+    prices = [p for p in plan.prices if model is None or p[0] in binding]
+    replica = plan.value / len(plan.slots) if plan.slots else 0.0
+    said = sorted(
+        ((price * unit(row).amount, row) for row, price in prices), key=lambda p: (-p[0], p[1])
+    )
+    shown = said if model else said[:_MOST_PRICES]
+    sentences = [price_sentence(row, worth, replica) for worth, row in shown]
+    if len(said) > len(shown):
+        rest = len(said) - len(shown)
+        sentences.append(f"{rest} more capacities are worth {said[len(shown)][0]:.3g} or less each")
+    return tuple(sentences)
+
+
+def price_sentence(row: str, worth: float, replica: float) -> str:
+    """What a step of a row is worth, compared with an average replica of the plan, which is worth `replica`.
+
+    >>> price_sentence("devices:NVIDIA_A100_80G", 0.187, 1.5)
+    'One more NVIDIA_A100_80G would be worth 0.187, as much as 12 % of an average replica'
+    """
+    one = unit(row).one
+    said = f"{one[:1].upper()}{one[1:]} would be worth {worth:.3g}"
+    if replica <= 0 or worth < replica * 0.005:
+        return said
+    if worth < replica:
+        return f"{said}, as much as {worth / replica:.0%} of an average replica".replace("%", " %")
+    return f"{said}, as much as {worth / replica:.1f} average replicas"
+
+
+def front_sentences(points: Sequence[FrontPoint]) -> tuple[str, ...]:
+    """The layouts among which depth, flow and latency were weighed, the shallow first."""
+    if not points:
+        return ()
+    return (
+        "Layouts of the pipeline, by depth:",
+        *(
+            f"  {'*' if point.chosen else ' '} {point.stages} stages:"
+            f" flow {point.flow_tokens_per_s:.1f} tokens/s,"
+            f" decode {point.decode_tokens_per_s:.1f} tokens/s,"
+            f" first token {point.ttft_s * 1e3:.0f} ms, {point.token_s * 1e3:.1f} ms per token"
+            + (" (chosen)" if point.chosen else "")
+            for point in sorted(points, key=lambda p: (p.stages, p.flow_tokens_per_s))
+        ),
+    )
+
+
+def grouped_slots(slots: Sequence[Slot]) -> Iterator[str]:
+    """One sentence per slot, or one for all copies of a model that differ in their devices alone, when there are many."""
+    alike: dict[object, list[Slot]] = {}
+    for slot in slots:
+        key = slot.id if len(slots) <= _MOST_SLOTS else _kind(slot)
+        alike.setdefault(key, []).append(slot)
+    for first, *others in alike.values():
+        said = slot_sentence(first)
+        yield f"{said}; the same for {len(others)} more copies" if others else said
+
+
+def _kind(slot: Slot) -> tuple[object, ...]:
+    return (slot.model, slot.engine, slot.device_class, slot.dtype, slot.tp, slot.pp, slot.why)
+
+
+def grouped_losses(losses: Sequence[Rejection]) -> Iterator[str]:
+    """One sentence per loss while they are few; else one per rule and place, with its nearest miss."""
+    if len(losses) <= _MOST_LOSSES:
+        yield from map(loss_sentence, losses)
+        return
+    groups: dict[tuple[str, str, str], list[Rejection]] = {}
+    for loss in losses:
+        key = (loss.constraint, loss.device_class, "" if loss.device_class else loss.node)
+        groups.setdefault(key, []).append(loss)
+    for group in groups.values():
+        nearest = min(group, key=lambda r: r.shortage)
+        models = len({r.model for r in group})
+        said = loss_sentence(nearest)
+        yield f"{said}; likewise {_counted(len(group) - 1, models - 1)}" if len(group) > 1 else said
+
+
+def _counted(losses: int, models: int) -> str:
+    more = f"{models} more model{'s' if models > 1 else ''}" if models else "other ways"
+    return f"{more}, {losses} more in all (`shardyard explain MODEL` has each)"
 
 
 def planned_ahead(used: Iterable[str]) -> tuple[str, ...]:

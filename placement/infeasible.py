@@ -1,52 +1,51 @@
-"""When nothing fits: which demands cannot hold together, and which single change would help. Every fix is tried first."""
+"""When nothing fits: which demands cannot hold together, what they are short of, and what would help.
+
+Prices over rows rule out at once what cannot help; whatever is offered was tried as a whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from .additions import additions
+from .contention import Contention, contention
 from .demand import App
+from .elastic import Shortage, elastic
+from .fixes import fixes
 from .ids import ModelId
-from .plan import Fix, Infeasible, Plan, Rejection
-from .planner import Attempt, attempt
+from .plan import Infeasible, Rejection
+from .planner import Attempt
 from .problem import Problem
-from .relax import Relaxation, dropped, relaxations
+from .row_words import shortage
+from .trial import Trial
 
-MAX_TRIES = 60
-MAX_FIXES = 5
+_MOST_TRIED = 16
+"""Models of a conflict up to which each is left out for a try, although divisible copies would fit without it."""
 
-
-class _Trial:
-    """Tries apps on one inventory, a bounded number of times."""
-
-    def __init__(self, problem: Problem, should_stop: Callable[[], bool]) -> None:
-        self._problem = problem
-        self._should_stop = should_stop
-        self._tries_left = MAX_TRIES
-
-    @property
-    def spent(self) -> bool:
-        """No more tries: what was not found may still exist."""
-        return self._tries_left <= 0 or self._should_stop()
-
-    def plan(self, app: App) -> Plan | None:
-        """A plan of that app; None when none was found within the limits."""
-        if self.spent:
-            return None
-        self._tries_left -= 1
-        problem = replace(self._problem, app=app, current=None)
-        return attempt(problem, self._should_stop, first=True).plan
+_CONFLICT_WORK, _FIXES_WORK, _ADDITIONS_WORK = 1500, 2500, 1500
+"""Copies and models that the tries of each part may place: some hundred tries of a small spec, a handful of a large one."""
 
 
 def explain_infeasible(
     problem: Problem, failed: Attempt, should_stop: Callable[[], bool]
 ) -> Infeasible:
     """Names the conflict and tries fixes."""
-    trial = _Trial(problem, should_stop)
-    among = set(failed.conflict) or {d.id for d in problem.app.demands}
-    conflict = _conflict(problem.app, among, trial)
-    rejections = failed.rejections
-    if not failed.complete:
+
+    def trial(max_work: int) -> Trial:
+        return Trial(problem, should_stop, max_work)
+
+    whole = contention(problem)
+    conflict = _conflict(problem.app, failed, whole, trial(_CONFLICT_WORK))
+    short = elastic(whole.among(conflict))
+    # What the planner itself proved stands first.
+    known = 1 if failed.conflict and not whole.hopeless else 0
+    rejections = (
+        *failed.rejections[:known],
+        *_short(conflict, short),
+        *failed.rejections[known:],
+    )
+    if not failed.complete and not whole.proves(short.prices):
         rejections = (*rejections, _unsure(conflict[0]))
     return Infeasible(
         generation=problem.inventory.generation,
@@ -54,18 +53,86 @@ def explain_infeasible(
         seed=problem.seed,
         conflict=conflict,
         rejections=rejections,
-        fixes=_fixes(problem.app, conflict, trial),
+        fixes=fixes(whole, conflict, trial(_FIXES_WORK), trial(_FIXES_WORK)),
+        additions=additions(whole, conflict, trial(_ADDITIONS_WORK)),
     )
 
 
-def _conflict(app: App, among: set[ModelId], trial: _Trial) -> tuple[ModelId, ...]:
-    """Deletion filter: leaves out every demand without which the rest still cannot be placed."""
-    kept = tuple(d for d in app.demands if d.replicas_min > 0 and d.id in among)
-    for demand in sorted(kept, key=lambda d: d.priority):
-        rest = tuple(d for d in kept if d is not demand)
-        if rest and trial.plan(replace(app, demands=rest)) is None and not trial.spent:
-            kept = rest
-    return tuple(d.id for d in kept)
+def _conflict(app: App, failed: Attempt, whole: Contention, trial: Trial) -> tuple[ModelId, ...]:
+    """A set of models that cannot run together, while the rest of it can without any one of them.
+
+    Prices say so where divisible copies conflict; else models are left out by halves, quarters and one by one, as long as
+    the rest is seen to fail.
+    """
+    if whole.hopeless:
+        return whole.hopeless[:1]
+    among = set(failed.conflict)
+    kept = tuple(d.id for d in app.demands if d.replicas_min > 0 and (not among or d.id in among))
+    rank = {d.id: d.priority for d in app.demands}
+    proven = _priced(whole, kept)
+    if proven:
+        kept = _leave_out(proven, rank, lambda rest: _priced(whole, rest))
+    if len(kept) > _MOST_TRIED and proven:
+        return kept
+
+    def tried(rest: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
+        part = replace(app, demands=tuple(d for d in app.demands if d.id in rest))
+        return rest if trial.plan(part) is None and not trial.spent else ()
+
+    return _leave_out(kept, rank, tried)
+
+
+def _priced(whole: Contention, models: tuple[ModelId, ...]) -> tuple[ModelId, ...]:
+    """Few of the models that certainly cannot run together; none when divisible copies of all would fit."""
+    part = whole.among(models)
+    prices = elastic(part).prices
+    return part.fewest(prices) if part.proves(prices) else ()
+
+
+def _leave_out(
+    kept: tuple[ModelId, ...],
+    rank: dict[ModelId, int],
+    fails: Callable[[tuple[ModelId, ...]], tuple[ModelId, ...]],
+) -> tuple[ModelId, ...]:
+    """Leaves out what the conflict does not need, the least important first; `fails` gives what fails of a rest, or nothing."""
+    size = max(1, len(kept) // 2)
+    while True:
+        for block in tuple(_blocks(sorted(kept, key=lambda model: rank[model]), size)):
+            rest = tuple(model for model in kept if model not in block)
+            if rest and len(rest) < len(kept) and (failing := fails(rest)):
+                kept = tuple(model for model in kept if model in failing)
+        if size == 1:
+            return kept
+        size = min(size, len(kept)) // 2 or 1
+
+
+def _blocks(models: list[ModelId], size: int) -> Iterator[set[ModelId]]:
+    for start in range(0, len(models), size):
+        yield set(models[start : start + size])
+
+
+def _short(conflict: tuple[ModelId, ...], short: Shortage) -> Iterator[Rejection]:
+    """The least that is missing, in words."""
+    if not short.missing:
+        return
+    said = " and ".join(shortage(row, amount) for row, amount in short.missing.items())
+    row, amount = next(iter(short.missing.items()))
+    kind = row.partition(":")[0]
+    yield Rejection(
+        model=conflict[0],
+        constraint="capacity" if kind == "devices" else kind,
+        reason=f"{_together(conflict)} short of {said}",
+        shortage=amount,
+        resolvable=True,
+    )
+
+
+def _together(conflict: tuple[ModelId, ...]) -> str:
+    if len(conflict) == 1:
+        return f"{conflict[0]} alone is"
+    if len(conflict) > _MOST_TRIED:
+        return f"{len(conflict)} models together are"
+    return f"{', '.join(conflict[:-1])} and {conflict[-1]} together are"
 
 
 def _unsure(model: ModelId) -> Rejection:
@@ -75,43 +142,3 @@ def _unsure(model: ModelId) -> Rejection:
         reason="no plan was found within the search limit; that there is none is not proven",
         resolvable=True,
     )
-
-
-def _fixes(app: App, conflict: tuple[ModelId, ...], trial: _Trial) -> tuple[Fix, ...]:
-    fixes: list[Fix] = []
-    offered: set[str] = set()
-    for relaxation in relaxations(app, conflict):
-        if relaxation.kind in offered or len(fixes) >= MAX_FIXES:
-            continue
-        plan = trial.plan(relaxation.app)
-        if plan is not None:
-            offered.add(relaxation.kind)
-            fixes.append(_tight(relaxation, plan, trial))
-    return tuple(fixes) or _combined(app, trial)
-
-
-def _combined(app: App, trial: _Trial) -> tuple[Fix, ...]:
-    """Adds demands one by one, the important first, each as mildly changed as the ones before allow."""
-    accepted = replace(app, demands=())
-    change: list[tuple[str, str | int | float | None]] = []
-    says: list[str] = []
-    for demand in sorted(app.demands, key=lambda d: -d.priority):
-        wider = replace(accepted, demands=(*accepted.demands, demand))
-        if trial.plan(wider) is None:
-            milder = next(
-                (r for r in relaxations(wider, (demand.id,)) if trial.plan(r.app) is not None),
-                dropped(wider, demand),
-            )
-            change.extend(milder.change)
-            says.append(milder.says)
-            wider = milder.app
-        accepted = wider
-    return (Fix(change=tuple(change), says="; ".join(says)),) if change else ()
-
-
-def _tight(relaxation: Relaxation, plan: Plan, trial: _Trial) -> Fix:
-    """A lifted limit set to the figure that is reached without it, when that still holds; else lifted."""
-    tighter = relaxation.tighten(plan) if relaxation.tighten else None
-    if tighter is not None and trial.plan(tighter.app) is not None:
-        return Fix(change=tighter.change, says=tighter.says)
-    return Fix(change=relaxation.change, says=relaxation.says)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from .devices import Device, DeviceClass
+from .calibration import Calibration
+from .devices import Device, DeviceClass, Dtype
 from .ids import DeviceId, NodeId
 from .modelspec import ModelFacts
 
@@ -24,11 +25,20 @@ class ModelPresence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A compiled model that a node holds."""
+    """A compiled model that a node holds.
+
+    Attributes:
+        batch: sequences per step that it was compiled for; 0 = it takes any number.
+        length: longest sequence in tokens that it was compiled for; 0 = any.
+        dtype: None = nobody said.
+    """
 
     model: str
     device_class: str
     tp: int
+    batch: int = 0
+    length: int = 0
+    dtype: Dtype | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +85,16 @@ class Inventory:
         generation: rises by one whenever what can be placed where has changed; a plan is valid for one generation.
         nodes: sorted by id.
         classes: device classes that the catalog does not have, or overrides of it.
+        calibrations: what real engines were measured to do; they beat the figures of the classes.
+        notes: what was assumed while the inventory was read, for people; decides nothing.
     """
 
     generation: int = 0
     nodes: tuple[Node, ...] = ()
     links: tuple[Link, ...] = ()
     classes: tuple[DeviceClass, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def node(self, node: NodeId) -> Node | None:
         """The node of that name, or None."""

@@ -172,15 +172,29 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """A change of the spec that makes it feasible: path of keys in the spec -> new value, None = remove the key."""
+    """A change of the spec that makes it feasible: path of keys in the spec -> new value, None = remove the key.
+
+    Attributes:
+        change: dotted paths; a model's name may hold dots itself.
+        paths: the same paths key by key, in the order of `change`.
+    """
 
     change: tuple[tuple[str, str | int | float | None], ...]
+    says: str
+    paths: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """Hardware with which the spec is feasible as it is; `what_if` is the argument of `plan --what-if`."""
+
+    what_if: str
     says: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Infeasible:
-    """No plan exists: a set of demands that cannot hold together, and what would help."""
+    """No plan exists: a set of demands that cannot hold together, and what would help: another spec or more hardware."""
 
     generation: int
     policy: str
@@ -188,6 +202,7 @@ class Infeasible:
     conflict: tuple[str, ...]
     rejections: tuple[Rejection, ...] = ()
     fixes: tuple[Fix, ...] = ()
+    additions: tuple[Addition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, floor
 
-from .demand import App, Demand
+from .demand import App, Demand, Tenant
 from .devices import Dtype
 from .ids import ModelId
 from .plan import Plan, Predicted
@@ -30,13 +30,17 @@ class Relaxation:
 
     Attributes:
         kind: only the mildest helpful one of a kind is worth offering.
-        change: path of keys in the spec -> new value, None = remove the key.
+        model: whose part of the spec changes; None = a rule over all models.
+        change: dotted path of keys in the spec -> new value, None = remove the key.
+        paths: of `change`, key by key.
         says: the change in words.
         tighten: for a lifted limit, the limit that a plan without it keeps to.
     """
 
     kind: str
+    model: ModelId | None = None
     change: tuple[tuple[str, Value], ...]
+    paths: tuple[tuple[str, ...], ...]
     says: str
     app: App
     tighten: Callable[[Plan], Relaxation | None] | None = None
@@ -95,14 +99,19 @@ _LIMITS = (
 
 
 def relaxations(app: App, models: tuple[ModelId, ...]) -> Iterator[Relaxation]:
-    """Milder apps, mild ones first within a kind."""
+    """Milder apps, mild ones first within a kind: those of one model, then those of the rules over all."""
     for demand in app.demands:
         if demand.id in models:
-            yield from _limits(app, demand)
-            yield from _sizes(app, demand)
-            yield from _placing(app, demand)
-            yield from _replicas(app, demand)
-    yield from _budgets(app)
+            yield from of_model(app, demand)
+    yield from of_rules(app)
+
+
+def of_model(app: App, demand: Demand) -> Iterator[Relaxation]:
+    """Milder apps that differ in one model."""
+    yield from _limits(app, demand)
+    yield from _sizes(app, demand)
+    yield from _placing(app, demand)
+    yield from _replicas(app, demand)
 
 
 def _change(
@@ -110,7 +119,9 @@ def _change(
 ) -> Relaxation:
     return Relaxation(
         kind=f"{demand.id}.{key}",
+        model=demand.id,
         change=((f"models.{demand.id}.{key}", value),),
+        paths=(("models", demand.id, *key.split(".")),),
         says=says,
         app=with_demand(app, changed),
     )
@@ -118,7 +129,7 @@ def _change(
 
 def _replicas(app: App, demand: Demand) -> Iterator[Relaxation]:
     for count in _counts_below(demand.replicas_min):
-        yield _fewer(app, demand, count)
+        yield fewer(app, demand, count)
     if len(app.demands) > 1 and demand.replicas_min > 0:
         yield dropped(app, demand)
 
@@ -132,7 +143,8 @@ def _counts_below(count: int) -> Iterator[int]:
         yield count
 
 
-def _fewer(app: App, demand: Demand, count: int) -> Relaxation:
+def fewer(app: App, demand: Demand, count: int) -> Relaxation:
+    """With `count` copies that must run."""
     if demand.replicas_min == demand.replicas_max:
         key, changed = "replicas", replace(demand, replicas_min=count, replicas_max=count)
     else:
@@ -143,7 +155,7 @@ def _fewer(app: App, demand: Demand, count: int) -> Relaxation:
 
 def dropped(app: App, demand: Demand) -> Relaxation:
     """Without any copy of the model."""
-    return _fewer(app, demand, 0)
+    return fewer(app, demand, 0)
 
 
 def _sizes(app: App, demand: Demand) -> Iterator[Relaxation]:
@@ -208,27 +220,87 @@ def _removed(app: App, demand: Demand, key: str, changed: Demand) -> Relaxation:
     return _change(app, demand, f"constraints.{key}", None, f"{demand.id} without {key}", changed)
 
 
-def _budgets(app: App) -> Iterator[Relaxation]:
+def of_rules(app: App) -> Iterator[Relaxation]:
+    """Milder apps that differ in a budget of power or the quota of a tenant."""
     budgets = app.budgets
-    scopes = (
-        ("cluster", budgets.cluster_w, replace(budgets, cluster_w=None)),
-        ("rack", budgets.rack_w, replace(budgets, rack_w=None)),
-        ("node", budgets.node_w, replace(budgets, node_w=None)),
-    )
-    for scope, limit, lifted in scopes:
-        if limit is not None:
-            yield Relaxation(
-                kind=f"budgets.{scope}",
-                change=((f"budgets.power_watts.{scope}", None),),
-                says=f"no power budget for the {scope}",
-                app=replace(app, budgets=lifted),
-            )
+    if budgets.cluster_w is not None:
+        yield replace(_no_budget(app, "cluster"), tighten=partial(_cluster_budget, app))
+    if budgets.rack_w is not None:
+        yield _no_budget(app, "rack")
+    if budgets.node_w is not None:
+        yield replace(_no_budget(app, "node"), tighten=partial(_node_budget, app))
     for tenant in app.tenants:
         if tenant.max_devices:
-            relaxed = replace(tenant, max_devices=())
+            relaxed = _with_tenant(app, replace(tenant, max_devices=()))
             yield Relaxation(
                 kind=f"tenants.{tenant.name}",
                 change=((f"tenants.{tenant.name}.max_devices", None),),
+                paths=(("tenants", tenant.name, "max_devices"),),
                 says=f"no device quota for tenant {tenant.name}",
-                app=replace(app, tenants=tuple(relaxed if t is tenant else t for t in app.tenants)),
+                app=relaxed,
+                tighten=partial(_quota, app, tenant),
             )
+
+
+def _with_tenant(app: App, changed: Tenant) -> App:
+    return replace(
+        app, tenants=tuple(changed if t.name == changed.name else t for t in app.tenants)
+    )
+
+
+def _no_budget(app: App, scope: str) -> Relaxation:
+    return _budget(app, scope, None, f"no power budget for the {scope}")
+
+
+def _budget(app: App, scope: str, watts: int | None, says: str) -> Relaxation:
+    budgets = replace(app.budgets, **{f"{scope}_w": None if watts is None else float(watts)})
+    return Relaxation(
+        kind=f"budgets.{scope}",
+        change=((f"budgets.power_watts.{scope}", watts),),
+        paths=(("budgets", "power_watts", scope),),
+        says=says,
+        app=replace(app, budgets=budgets),
+    )
+
+
+def _cluster_budget(app: App, plan: Plan) -> Relaxation | None:
+    """The budget at what a plan without it draws."""
+    watts = ceil(sum(slot.predicted.power_w for slot in plan.slots))
+    return _raised(app, "cluster", app.budgets.cluster_w, watts)
+
+
+def _node_budget(app: App, plan: Plan) -> Relaxation | None:
+    drawn: dict[str, float] = {}
+    for slot in plan.slots:
+        for node in slot.nodes:
+            drawn[node] = drawn.get(node, 0.0) + slot.predicted.power_w / slot.pp
+    return _raised(app, "node", app.budgets.node_w, ceil(max(drawn.values(), default=0.0)))
+
+
+def _raised(app: App, scope: str, before: float | None, watts: int) -> Relaxation | None:
+    if before is None or watts <= before:
+        return None
+    says = f"power budget of the {scope}: {before:g} -> {watts} W"
+    return _budget(app, scope, watts, says)
+
+
+def _quota(app: App, tenant: Tenant, plan: Plan) -> Relaxation | None:
+    """The quotas at what a plan without them uses, where that is more; None where several would change."""
+    models = {d.id for d in app.demands if d.tenant == tenant.name}
+    used = dict.fromkeys((name for name, _ in tenant.max_devices), 0)
+    for slot in plan.slots:
+        if slot.model in models and slot.device_class in used:
+            used[slot.device_class] += sum(len(s.devices) * s.shares for s in slot.stages)
+    over = [(name, limit) for name, limit in tenant.max_devices if used[name] > limit]
+    if len(over) != 1:
+        return None
+    ((name, limit),) = over
+    quotas = tuple((n, used[n] if n == name else q) for n, q in tenant.max_devices)
+    path = ("tenants", tenant.name, "max_devices", name)
+    return Relaxation(
+        kind=f"tenants.{tenant.name}",
+        change=((".".join(path), used[name]),),
+        paths=(path,),
+        says=f"quota of tenant {tenant.name} for {name}: {limit} -> {used[name]}",
+        app=_with_tenant(app, replace(tenant, max_devices=quotas)),
+    )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import isclose
 
 from .demand import App, Demand
-from .ids import DeviceId
+from .ids import DeviceId, ModelId
 from .plan import Plan, Slot
 from .problem import Problem, facts_of
 from .score import replica_value
@@ -62,10 +62,12 @@ def _together(problem: Problem, ground: Ground, plan: Plan) -> Iterator[str]:
             yield f"{device} is given out {shares} times of {ground.devices[device].shares}"
     yield from _power(problem.app, ground, plan)
     yield from _tenants(problem.app, plan)
+    own: dict[ModelId, list[Slot]] = defaultdict(list)
+    for slot in plan.slots:
+        own[slot.model].append(slot)
     for demand in problem.app.demands:
-        own = [slot for slot in plan.slots if slot.model == demand.id]
-        if own:
-            yield from _model(ground, demand, own)
+        if own[demand.id]:
+            yield from _model(ground, demand, own[demand.id])
 
 
 def _power(app: App, ground: Ground, plan: Plan) -> Iterator[str]:

@@ -12,8 +12,8 @@ from math import ceil, isclose
 from .catalog import EMULATED, EngineFacts, classes_of, engines_for
 from .demand import Demand
 from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health
-from .ids import DeviceId, NodeId
-from .inventory import Inventory, Node
+from .ids import DeviceId, NodeId, slot_id
+from .inventory import Artifact, Inventory, Node
 from .layout import Layout
 from .modelspec import ModelFacts
 from .plan import Slot, Stage
@@ -40,7 +40,7 @@ def slot_faults(ground: Ground, demand: Demand, slot: Slot) -> Iterator[str]:
     if facts is None or device_class is None:
         yield "its model or its device class is unknown"
         return
-    if not slot.id.startswith(f"{slot.model}/r"):
+    if not _named(slot):
         yield f"is named {slot.id}, not after {slot.model}"
     for check in (
         _shape(facts, slot),
@@ -54,15 +54,22 @@ def slot_faults(ground: Ground, demand: Demand, slot: Slot) -> Iterator[str]:
             return
 
 
+def _named(slot: Slot) -> bool:
+    number = slot.id.removeprefix(f"{slot.model}/r")
+    return number.isascii() and number.isdigit() and slot.id == slot_id(slot.model, int(number))
+
+
 def _shape(facts: ModelFacts, slot: Slot) -> Iterator[str]:
     if slot.pp != len(slot.stages) or slot.tp < 1 or not slot.stages:
         yield f"has {len(slot.stages)} stages for pp {slot.pp} and tp {slot.tp}"
         return
-    expected = 0
+    expected, fullest = 0, ceil(facts.layers / slot.pp)
     for stage in slot.stages:
         first, end = stage.layers
         if first != expected or end <= first:
             yield f"layers {first} to {end} do not follow {expected}"
+        if end - first > fullest:
+            yield f"layers {first} to {end} are more than the {fullest} of an even stage"
         expected = end
         if len(stage.devices) != slot.tp or len(set(stage.devices)) != slot.tp:
             yield f"a stage has {len(set(stage.devices))} devices for tp {slot.tp}"
@@ -163,17 +170,29 @@ def _source(ground: Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> 
     scheme = demand.model.source.partition("://")[0]
     if not slot.emulated and engine.schemes and scheme not in engine.schemes:
         yield f"{engine.name} does not read {scheme}:// sources"
-    if engine.build_s:
-        for node in {ground.nodes[n] for n in slot.nodes}:
-            sizes = _compiled(node, demand, slot)
-            if sizes and slot.tp not in sizes:
-                yield f"compiled on {node.id} for tp {sorted(sizes)}, not {slot.tp}"
+    for node in {ground.nodes[n] for n in slot.nodes} if engine.build_s else ():
+        held = _compiled(node, demand, slot)
+        if held and not any(_runs(a, demand, slot) for a in held):
+            sizes = sorted({a.tp for a in held})
+            yield f"compiled on {node.id} for tp {sizes} and other buckets, not for tp {slot.tp}"
+        if not held and demand.build == "never":
+            yield f"nothing is compiled on {node.id}, and building is not allowed"
 
 
-def _compiled(node: Node, demand: Demand, slot: Slot) -> set[int]:
-    return {
-        a.tp for a in node.artifacts if a.model == demand.id and a.device_class == slot.device_class
-    }
+def _compiled(node: Node, demand: Demand, slot: Slot) -> list[Artifact]:
+    return [
+        a for a in node.artifacts if a.model == demand.id and a.device_class == slot.device_class
+    ]
+
+
+def _runs(artifact: Artifact, demand: Demand, slot: Slot) -> bool:
+    """Whether a compiled model has the slot's TP size and dtype, and holds what is asked at once."""
+    return (
+        artifact.tp == slot.tp
+        and artifact.dtype in (None, slot.dtype)
+        and (artifact.batch == 0 or artifact.batch >= demand.concurrency)
+        and (artifact.length == 0 or artifact.length >= demand.context)
+    )
 
 
 def _facts_of_engine(device_class: DeviceClass, slot: Slot) -> EngineFacts | None:
@@ -190,7 +209,7 @@ def _figures(
         yield f"context {demand.context} of a window of {facts.window}"
     yield from _memory(ground, demand, facts, engine, slot)
     first = ground.devices[slot.stages[0].devices[0]]
-    ready = slot.tp in _compiled(ground.nodes[slot.nodes[0]], demand, slot)
+    held = _compiled(ground.nodes[slot.nodes[0]], demand, slot)
     expected = predict(
         demand,
         facts,
@@ -199,7 +218,7 @@ def _figures(
         Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
         device_shares=first.shares,
         hop=slowest_hop(ground.inventory),
-        build_s=0.0 if ready else engine.build_s,
+        build_s=0.0 if held else engine.build_s,
     )
     pairs = zip(astuple(slot.predicted), astuple(expected), strict=True)
     if not all(isclose(a, b, rel_tol=_RELATIVE, abs_tol=1e-12) for a, b in pairs):

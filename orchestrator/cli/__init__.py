@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import chat, cluster, observe, plan, setup
+from . import calibrate, chat, cluster, observe, plan, setup, verify
 from .program import Program, print_version
 
 
@@ -43,6 +43,7 @@ for command in (
     cluster.down,
     cluster.node,
     plan.plan,
+    verify.verify,
     plan.apply,
     plan.scale,
     plan.explain,
@@ -51,6 +52,7 @@ for command in (
     observe.status,
     observe.logs,
     chat.run,
+    calibrate.calibrate,
     setup.doctor,
     setup.schema,
     setup.completion,

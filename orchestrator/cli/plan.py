@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from placement.errors import SpecError
+
 from .. import exit_codes
 from .program import Finite, client_of, console, output_option, print_json, show
 
@@ -23,6 +25,13 @@ _APPLY_TIMEOUT_S = 120.0
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the solver; only with --inventory."
 )
+@click.option(
+    "--what-if",
+    metavar="CHANGE",
+    multiple=True,
+    help="Compare with the plan after a change, e.g. '+2 FURIOSA_RNGD@npu-1', '-node n7' or "
+    "'models.m.replicas=4'; may be repeated. Needs --inventory.",
+)
 @output_option("table", "json")
 @click.pass_context
 def plan(
@@ -32,9 +41,15 @@ def plan(
     inventory: str | None,
     explained: bool,
     seed: int,
+    what_if: tuple[str, ...],
     output: str,
 ) -> int:
     """Show where SPEC would be placed, without changing anything. SPEC - is standard input."""
+    if what_if:
+        if inventory is None:
+            hint = "`shardyard devices -o yaml` writes the inventory of this cluster"
+            raise SpecError("--what-if needs --inventory FILE", hint=hint)
+        return _compare(spec, inventory, what_if, seed, explained=explained, output=output)
     if inventory is not None:
         answer, said = _plan_offline(spec, inventory, seed)
     else:
@@ -58,6 +73,43 @@ def _plan_offline(spec: str, inventory: str, seed: int) -> tuple[dict[str, Any],
     planned = plan_files(spec, inventory, seed=seed)
     document = plan_document(planned.outcome, cpu_s=planned.cpu_s)
     return {"document": document, "diff": []}, sentences(planned.outcome)
+
+
+def _compare(
+    spec: str,
+    inventory: str,
+    what_if: tuple[str, ...],
+    seed: int,
+    *,
+    explained: bool,
+    output: str,
+) -> int:
+    """Shows the plan of now beside that after the changes."""
+    from placement.codec import plan_document
+
+    from ..comparing import diff_rows, difference_document
+    from ..explaining import sentences
+    from ..offline import compare_files
+
+    found = compare_files(spec, inventory, what_if, seed=seed)
+    before, after = found.before.outcome, found.after.outcome
+    document = {
+        "before": plan_document(before, cpu_s=found.before.cpu_s),
+        "after": plan_document(after, cpu_s=found.after.cpu_s),
+        "changes": list(found.changes),
+        "difference": difference_document(before, after),
+        "diff": diff_rows(found.moves),
+    }
+    said = sentences(after) if explained else []
+    if output == "json":
+        print_json({**document, "explanation": said} if explained else document)
+    else:
+        from ..what_if_view import what_if_view
+
+        show(*what_if_view(document))
+        if explained:
+            show("", *said)
+    return exit_codes.OK if document["after"]["feasible"] else exit_codes.INFEASIBLE
 
 
 def _plan_on_cluster(context: click.Context, spec: str) -> tuple[dict[str, Any], list[str]]:

@@ -16,6 +16,7 @@ from placement.constraints import (
     artifact,
     availability,
     backend,
+    bucket,
     latency,
     memory,
     parallelism,
@@ -24,9 +25,11 @@ from placement.constraints import (
     precision,
     presence,
     price,
+    remote,
     window,
 )
 from placement.csp import Capacity, Choice, Coverage, Ordered, Uniform
+from placement.devices import Kind
 from placement.ids import DeviceId, ModelId, NodeId
 from placement.inventory import Artifact, ModelPresence
 from placement.layout import Layout
@@ -117,6 +120,21 @@ REFUSED = {
             option("FURIOSA_RNGD", "furiosa"),
             artifacts=frozenset({Artifact(model="m", device_class="FURIOSA_RNGD", tp=4)}),
         ),
+    ),
+    "bucket": (
+        bucket.check_option,
+        in_pool(
+            option("FURIOSA_RNGD", "furiosa", concurrency=8),
+            artifacts=frozenset({Artifact(model="m", device_class="FURIOSA_RNGD", tp=1, batch=4)}),
+        ),
+    ),
+    "artifact: never built": (
+        artifact.check_option,
+        option("FURIOSA_RNGD", "furiosa", build="never"),
+    ),
+    "remote": (
+        remote.check_option,
+        in_pool(option(), device_class=replace(catalog()["NVIDIA_L4_24G"], kind=Kind.REMOTE)),
     ),
 }
 

@@ -194,9 +194,8 @@ _FIELDS = {
 
 def with_change(whole: App, fix: Fix) -> App:
     """The app with a fix's change applied, read by the keys of a spec."""
-    for path, value in fix.change:
-        scope, _, rest = path.partition(".")
-        name, _, key = rest.partition(".")
+    for path, (_, value) in zip(fix.paths, fix.change, strict=True):
+        scope, name, key = path[0], path[1], ".".join(path[2:])
         if scope == "models":
             asked = tuple(_changed(d, key, value) if d.id == name else d for d in whole.demands)
             whole = replace(whole, demands=asked)
@@ -204,10 +203,17 @@ def with_change(whole: App, fix: Fix) -> App:
             whole = replace(whole, budgets=replace(whole.budgets, **{f"{key}_w": value}))
         else:
             tenants = tuple(
-                replace(t, max_devices=()) if t.name == name else t for t in whole.tenants
+                replace(t, max_devices=_quotas(t.max_devices, key, value)) if t.name == name else t
+                for t in whole.tenants
             )
             whole = replace(whole, tenants=tenants)
     return whole
+
+
+def _quotas(before: tuple[tuple[str, int], ...], key: str, value: Any) -> Any:
+    """`max_devices` removes them all, `max_devices.CLASS` sets one."""
+    device_class = key.partition(".")[2]
+    return tuple((n, value if n == device_class else q) for n, q in before) if device_class else ()
 
 
 def _changed(asked: Demand, key: str, value: Any) -> Demand:

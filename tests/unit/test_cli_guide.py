@@ -28,7 +28,7 @@ def test_the_specs_of_the_guide_are_read_and_name_every_key() -> None:
     small, full, inventory = YAML
     assert parse_spec(small, "guide").app.demands[0].id == "smollm2"
     assert parse_spec(full, "guide").gateway.count == 2
-    assert len(parse_inventory(inventory, "guide").nodes) == 2
+    assert len(parse_inventory(inventory, "guide").nodes) == 3
     for model in (Spec, Model, Constraints, Gateway):
         for key in model.model_fields:
             assert f"{key}:" in full

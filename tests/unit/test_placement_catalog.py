@@ -13,6 +13,7 @@ NAMES = [
     "NVIDIA_H200_141G",
     "NVIDIA_A100_40G",
     "NVIDIA_A100_80G",
+    "NVIDIA_A40_48G",
     "NVIDIA_L4_24G",
     "NVIDIA_L40S_48G",
     "NVIDIA_T4_16G",
@@ -22,6 +23,9 @@ NAMES = [
     "INTEL_GAUDI2_96G",
     "INTEL_GAUDI3_128G",
     "INTEL_ARC_B580_12G",
+    "INTEL_NPU_METEOR_LAKE",
+    "INTEL_NPU_ARROW_LAKE",
+    "INTEL_NPU_LUNAR_LAKE",
     "RBLN_ATOM",
     "RBLN_ATOM_PLUS",
     "RBLN_ATOM_MAX",
@@ -47,6 +51,37 @@ def test_every_class_has_figures_and_a_source(name: str) -> None:
     assert 0 < known.flops_efficiency <= 1
     assert 0 < known.idle_w < known.power_w
     assert known.memory_bytes > 0 or known.kind is Kind.CPU
+
+
+_KEYS = {
+    "gib",
+    "gbyte_per_s",
+    "cap_gbyte_per_s",
+    "tflops",
+    "watts",
+    "link_gbyte_per_s",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_that_nobody_read_in_a_source_are_marked_one_by_one(name: str) -> None:
+    known = catalog()[name]
+    assert set(known.recalled) <= _KEYS
+    if "recalled" in known.source or "derived" in known.source:
+        assert known.recalled
+
+
+def test_the_table_names_every_class_of_the_catalog() -> None:
+    assert sorted(NAMES) == sorted(catalog())
+
+
+def test_an_engine_that_drives_one_class_of_a_pair_leaves_the_others_alone() -> None:
+    assert "vllm" not in [
+        e.name for e in engines_for(catalog()["INTEL_NPU_LUNAR_LAKE"], emulated=False)
+    ]
+    for name in ("INTEL_GAUDI2_96G", "INTEL_GAUDI3_128G"):
+        assert [e.name for e in engines_for(catalog()[name], emulated=False)] == ["vllm"]
+    assert engines_for(catalog()["FURIOSA_WARBOY"], emulated=False) == ()
 
 
 def test_usable_memory_is_less_than_nominal_by_the_stated_reserve() -> None:

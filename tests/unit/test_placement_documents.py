@@ -20,8 +20,10 @@ PLAN_KEYS = {
     "seed",
     "value",
     "bound",
+    "dual_bound",
     "gap",
     "proven",
+    "proof",
     "cpu_s",
     "slots",
     "unplaced",
@@ -29,6 +31,7 @@ PLAN_KEYS = {
     "prices",
     "conflict",
     "fixes",
+    "additions",
 }
 
 
@@ -69,7 +72,7 @@ def test_one_document_for_plan_and_infeasibility() -> None:
     assert {"class", "tp", "loss"} <= set(slot["why"]["runner_up"])
     refused = plan_document(bad(), 0.01)
     assert refused["conflict"] == ["m"]
-    assert {"change", "says"} == set(refused["fixes"][0])
+    assert {"change", "says", "set"} == set(refused["fixes"][0])
     assert {"model", "class", "tp", "constraint", "reason", "shortage"} <= set(
         refused["rejections"][0]
     )

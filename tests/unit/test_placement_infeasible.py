@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import pytest
 from support.labs import (
     LLAMA_8B,
     LLAMA_70B,
     SMOLLM2,
     app,
+    cpu,
     datacentre,
     demand,
     devices,
@@ -17,10 +20,12 @@ from support.labs import (
     with_change,
 )
 
+from orchestrator.what_if import KeyChange, parse_what_if
 from placement import Infeasible, Plan, Problem, solve
 from placement.demand import App, Budgets, Tenant
 from placement.ids import NodeId
 from placement.inventory import Inventory
+from placement.what_if import changed
 
 
 def refused(inv: Inventory, asked: App) -> Infeasible:
@@ -125,3 +130,151 @@ def test_context_beyond_the_window_is_answered_with_the_window() -> None:
     result = refused(datacentre(), app(demand("m", LLAMA_8B, context=10_000)))
     assert {r.constraint for r in result.rejections} >= {"window"}
     assert (("models.m.context", 8192),) in [fix.change for fix in result.fixes]
+
+
+# -- shortages, hardware that would help, and size ------------------------------------------------------------------
+
+
+def helped(inv: Inventory, asked: App, result: Infeasible) -> None:
+    """Each addition is typed as a user would, and is enough."""
+    for addition in result.additions:
+        change = parse_what_if(addition.what_if)
+        assert not isinstance(change, KeyChange)
+        assert str(change) == addition.what_if
+        wider = changed(inv, (change,))
+        assert isinstance(solve(Problem(inventory=wider, app=asked)), Plan), addition
+
+
+def test_a_shortage_is_said_in_devices_and_as_many_are_offered() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 2)))
+    asked = app(*(demand(f"m{k}", LLAMA_8B, context=1024, concurrency=1) for k in range(5)))
+    result = refused(inv, asked)
+    assert len(result.conflict) == 3
+    (short,) = [r for r in result.rejections if "short of" in r.reason]
+    assert "together are short of 1 NVIDIA_L4_24G" in short.reason
+    assert short.shortage == pytest.approx(1, abs=1e-3)
+    assert "+3 NVIDIA_L4_24G@a" in [a.what_if for a in result.additions]
+    helped(inv, asked, result)
+
+
+def test_groups_count_whole_islands() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_H100_80G", 4)))
+    asked = app(demand("m", LLAMA_70B, 2, context=8192, concurrency=16, dtype="bf16"))
+    result = refused(inv, asked)
+    assert result.additions
+    helped(inv, asked, result)
+
+
+def test_watts_are_short_in_words_and_the_budget_is_raised_to_what_is_drawn() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 1)), node("b", cpu("b", 4, 40)))
+    one = {"context": 1024, "concurrency": 1}
+    asked = app(
+        demand("m0", LLAMA_8B, pin_nodes=frozenset({NodeId("a")}), **one),
+        demand("m1", SMOLLM2, pin_nodes=frozenset({NodeId("b")}), **one),
+        budgets=Budgets(cluster_w=75),
+    )
+    result = refused(inv, asked)
+    assert any(
+        "short of" in r.reason and "W for the cluster" in r.reason for r in result.rejections
+    )
+    (raised,) = [f for f in result.fixes if f.paths[0][0] == "budgets"]
+    assert raised.paths == (("budgets", "power_watts", "cluster"),)
+    watts = raised.change[0][1]
+    assert watts > 75
+    (drawn,) = {
+        math.ceil(sum(slot.predicted.power_w for slot in plan.slots))
+        for plan in [solve(Problem(inventory=inv, app=with_change(asked, raised)))]
+    }
+    assert drawn <= watts
+
+
+def test_a_quota_is_raised_to_what_is_used() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 4)))
+    asked = app(
+        demand("m", LLAMA_8B, 3, context=1024, concurrency=1, tenant="t"),
+        tenants=(Tenant(name="t", max_devices=(("NVIDIA_L4_24G", 1),)),),
+    )
+    result = refused(inv, asked)
+    assert (("tenants.t.max_devices.NVIDIA_L4_24G", 3),) in [f.change for f in result.fixes]
+
+
+def test_paths_keep_a_name_with_dots_whole() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 1)))
+    asked = app(demand("llama-3.1", LLAMA_8B, 2, context=1024, concurrency=1))
+    result = refused(inv, asked)
+    assert ("models", "llama-3.1", "replicas") in [f.paths[0] for f in result.fixes]
+    assert all(len(f.paths) == len(f.change) for f in result.fixes)
+
+
+def test_a_model_that_nothing_holds_is_offered_published_hardware() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_T4_16G", 1)))
+    asked = app(demand("m", LLAMA_70B, dtype="bf16"))
+    result = refused(inv, asked)
+    assert result.additions
+    assert any("@new" in a.what_if for a in result.additions)
+    helped(inv, asked, result)
+
+
+def test_models_that_fit_are_left_alone_by_a_fix_for_others() -> None:
+    inv = inventory(
+        node("a", devices("a", "NVIDIA_L4_24G", 1)), node("b", devices("b", "NVIDIA_T4_16G", 1))
+    )
+    huge = {"dtype": "bf16", "pin_nodes": frozenset({NodeId("a")})}
+    asked = app(
+        demand("x", LLAMA_70B, **huge),
+        demand("y", LLAMA_70B, **huge),
+        demand("fine", SMOLLM2, pin_nodes=frozenset({NodeId("b")})),
+    )
+    result = refused(inv, asked)
+    (fix,) = result.fixes
+    assert {path[1] for path in fix.paths} == {"x", "y"}
+
+
+def test_the_least_important_copies_are_given_up() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 2)))
+    small = {"context": 1024, "concurrency": 1, "dtype": "bf16"}
+    asked = app(
+        *(demand(f"low{k}", LLAMA_8B, **small) for k in range(3)),
+        demand("high", LLAMA_8B, priority=5, **small),
+        demand("top", LLAMA_8B, priority=9, **small),
+    )
+    result = refused(inv, asked)
+    (fix,) = result.fixes
+    assert {path[1] for path in fix.paths} == {"low0", "low1", "low2"}
+
+
+def test_many_contended_models_are_answered_with_few_tries() -> None:
+    """Thirty models for the devices of twenty: prices leave out what cannot help, so the tries stay countable."""
+    inv = inventory(*(node(f"n{k}", devices(f"n{k}", "NVIDIA_L4_24G", 4)) for k in range(5)))
+    asked = app(
+        *(
+            demand(f"m{k}", LLAMA_8B, context=1024, concurrency=1, dtype="bf16", priority=k % 3)
+            for k in range(30)
+        )
+    )
+    polls = 0
+
+    def count() -> bool:
+        nonlocal polls
+        polls += 1
+        return False
+
+    result = solve(Problem(inventory=inv, app=asked), count)
+    assert isinstance(result, Infeasible)
+    assert len(result.conflict) == 21
+    (fix,) = result.fixes
+    assert len(fix.change) == 10
+    assert {path[1] for path in fix.paths} == {f"m{k}" for k in range(0, 30, 3)}
+    assert [a.what_if for a in result.additions] == ["+2 node new: 8 NVIDIA_L4_24G"]
+    assert isinstance(solve(Problem(inventory=inv, app=with_change(asked, fix))), Plan)
+    helped(inv, asked, result)
+    assert polls < 20_000
+
+
+def test_stopped_at_once_it_still_names_the_conflict() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 1)))
+    asked = app(demand("m", LLAMA_8B, 2, context=1024, concurrency=1))
+    result = solve(Problem(inventory=inv, app=asked), lambda: True)
+    assert isinstance(result, Infeasible)
+    assert result.conflict == ("m",)
+    assert result.fixes == result.additions == ()
