@@ -15,7 +15,7 @@ wait busily where cores are shared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from .rows import Table
 
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 MAX_ROWS = 300
 """Rows that get a price: those that several models share first. The others are left to the search."""
@@ -97,6 +98,24 @@ class Relaxed:
     def reduced(self, prices: Vector) -> Vector:
         """Each candidate's value less what it takes at those prices."""
         return self.values - np.einsum("kr,r->k", self.usage, prices)
+
+
+    def without(self, model: int, taken: Vector) -> Relaxed:
+        """What is left when the copies of one model (a position) are chosen and take so much, in parts of the limits."""
+        start, count = int(self.starts[model]), int(self.counts[model])
+        keep = np.ones(len(self.values), dtype=np.bool_)
+        keep[start : start + count] = False
+        starts = np.delete(self.starts, model)
+        starts[model:] -= count
+        return replace(
+            self,
+            values=self.values[keep],
+            usage=self.usage[keep],
+            limits=self.limits - taken,
+            starts=starts,
+            least=np.delete(self.least, model),
+            most=np.delete(self.most, model),
+        )
 
 
 def relax(table: Table, demands: Sequence[Demand], values: Sequence[float]) -> Relaxed:

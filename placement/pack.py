@@ -93,16 +93,38 @@ class Packer:
         failed = fill.run()
         if failed is None:
             return Packing(placed=tuple(map(_placed, requests, fill.seats)))
-        stages = sum(request.config.layout.pp for request in requests)
-        if stages > MAX_EXACT or self._steps_left <= 0:
+        if sum(request.config.layout.pp for request in requests) <= MAX_EXACT:
+            return self._descend(requests, failed)
+        return self._one_pool(requests, failed)
+
+    def _descend(
+        self, requests: list[Request], failed: int, floor: Floor | None = None
+    ) -> Packing:
+        """The exact search, as far as its steps go."""
+        if self._steps_left <= 0:
             return Packing(placed=None, exact=False, failed=failed)
+        stages = sum(request.config.layout.pp for request in requests)
         limit = min(stages + MAX_STEPS, self._steps_left)
-        search = _Descent(self._floor(), requests, self._should_stop, limit)
+        search = _Descent(floor or self._floor(), requests, self._should_stop, limit)
         found = search.run()
         self._steps_left -= search.steps
-        return Packing(
-            placed=tuple(search.placed) if found else None, exact=search.exact, failed=failed
-        )
+        placed = tuple(search.placed) if found else None
+        return Packing(placed=placed, exact=search.exact, failed=failed)
+
+    def _one_pool(self, requests: list[Request], failed: int) -> Packing:
+        """The exact search for the pool where best fit failed, with best fit for all others."""
+        pool = self._candidates[failed].pool.name
+        inside = [r for r in requests if r.config.pool.name == pool]
+        outside = [r for r in requests if r.config.pool.name != pool]
+        floor = self._floor()
+        fill = Fill(floor, self._pools, outside)
+        other = fill.run()
+        if other is None and sum(r.config.layout.pp for r in inside) <= MAX_EXACT:
+            found = self._descend(inside, failed, floor)
+            if found.placed is not None:
+                placed = (*found.placed, *map(_placed, outside, fill.seats))
+                return Packing(placed=placed, failed=failed)
+        return Packing(placed=None, exact=False, failed=other or failed)
 
     def _floor(self) -> Floor:
         return Floor(self._app, self._pools, self._exclusive)

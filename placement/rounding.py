@@ -20,6 +20,9 @@ SLACK = 1e-9
 REPAIRS = 400
 """Rounds of repair at most; each moves as many copies as it takes to mend one row."""
 
+REST = 8
+"""Rounds for which a copy stays where it was pushed."""
+
 PASSES = 12
 """Rounds of improvement at most."""
 
@@ -50,7 +53,6 @@ class Rounding:
 
     Args:
         allowed: candidates that may be used.
-        closed: per priced row what is to be left free, in parts of its limit.
     """
 
     def __init__(
@@ -59,7 +61,6 @@ class Rounding:
         prices: Vector,
         copies: Copies,
         allowed: NDArray[np.bool_],
-        closed: Vector | None = None,
     ) -> None:
         self.nothing = len(relaxed.values)
         self.copies = copies
@@ -68,8 +69,9 @@ class Rounding:
         self._usage = np.vstack([relaxed.usage, np.zeros(relaxed.usage.shape[1])])
         self._values = np.append(relaxed.values, 0.0)
         self._allowed = np.append(allowed, True)
-        self._limits = relaxed.limits - (0.0 if closed is None else closed)
+        self._limits = relaxed.limits
         self._prices = prices
+        self._usual = float(np.abs(relaxed.values).mean())
         self.chosen = np.full(len(copies), self.nothing, dtype=np.intp)
         self._load = np.zeros(relaxed.usage.shape[1])
 
@@ -150,24 +152,58 @@ class Rounding:
     def repair(self) -> bool:
         """Moves copies until every row holds, at the least loss; True when they do.
 
-        A row that stays over its limit weighs more from round to round, so that the search leaves local minima.
+        Tried twice from the same choices: rows that stay over their limit first double in weight, then grow steadily while
+        the least bad move is taken where none betters the whole.
         """
-        weights = 2.0 * self._prices + 0.05 * float(np.abs(self._values).mean())
-        for _ in range(REPAIRS):
+        before = self.chosen.copy()
+        if self._descend():
+            return True
+        self.start(before)
+        return self._wander()
+
+    def _descend(self) -> bool:
+        weights = 2.0 * self._prices + 0.05 * self._usual
+        for _ in range(REPAIRS // 4):
             over = self._load - self._limits
             if (over <= SLACK).all():
                 return True
             row = int(np.argmax(over))
-            who, target = self._moves()
-            delta = self._delta(who, target)
-            relief = delta[:, row] < -SLACK
-            who, target, delta = who[relief], target[relief], delta[relief]
+            who, target, score = self._reliefs(row, over, weights)
             if not len(who):
                 return False
-            score = self._penalty(over, delta, weights) - self._gain(who, target)
             if not self._mend(row, who, target, score, weights):
                 weights[over > SLACK] *= 2.0
         return False
+
+    def _wander(self) -> bool:
+        """A copy that was pushed rests a while, so that the search leaves local minima."""
+        step = 0.25 * self._usual
+        weights = 2.0 * self._prices + step
+        rests = np.zeros(len(self.copies), dtype=np.intp)
+        for round_ in range(REPAIRS):
+            over = self._load - self._limits
+            if (over <= SLACK).all():
+                return True
+            row = int(np.argmax(over * weights))
+            who, target, score = self._reliefs(row, over, weights)
+            rested = rests[who] <= round_
+            who, target, score = who[rested], target[rested], score[rested]
+            weights[over > SLACK] += step
+            if len(who) and not self._mend(row, who, target, score, weights):
+                best = int(np.argmin(score))
+                self._apply(int(who[best]), int(target[best]))
+                rests[who[best]] = round_ + REST
+        return False
+
+    def _reliefs(
+        self, row: int, over: Vector, weights: Vector
+    ) -> tuple[Indices, Indices, Vector]:
+        """Moves that take load off a row, with what they cost in value and in weighted overload."""
+        who, target = self._moves()
+        delta = self._delta(who, target)
+        relief = delta[:, row] < -SLACK
+        who, target, delta = who[relief], target[relief], delta[relief]
+        return who, target, self._penalty(over, delta, weights) - self._gain(who, target)
 
     def _penalty(self, over: Vector, delta: Vector, weights: Vector) -> Vector:
         more = np.maximum(over + delta, 0.0) - np.maximum(over, 0.0)

@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from .bounds import Dual, Relaxed, Vector, dual, relax
+from .bounds import Dual, Mask, Relaxed, dual, relax
 from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver, Uniform
 from .demand import Demand
 from .ids import ModelId, slot_id
@@ -139,28 +139,37 @@ class Search:
     # -- rounding -------------------------------------------------------------------------------------------------
 
     def _rounded(self) -> tuple[int, ...] | None:
-        """Rounds the fractional plan and packs it; rows that nodes cannot fill are tightened and it is tried again."""
-        relaxed = relax(self._table, self._in_order, self._values)
-        prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
+        """Rounds the fractional plan and packs it; what nodes cannot take is cut off and it is tried again."""
+        options = [relax(self._table, self._in_order, self._values)]
         copies, allowed = self._copies(), self._one_kind()
-        closed = np.zeros(len(relaxed.rows))
         for attempt in range(CUTS):
             if attempt and self._should_stop():
                 return None
-            rounding = Rounding(relaxed, prices, copies, allowed, closed)
-            rounding.round(np.array(self._dual.weights))
-            if not rounding.repair():
-                return None
-            rounding.improve()
-            chosen = self._covered(rounding)
-            if chosen is None:
+            self._packer.allow(ROUND_PACK_STEPS * 10)
+            rounded = ((r, self._round_one(r, copies, allowed)) for r in options)
+            relaxed, chosen = next((pair for pair in rounded if pair[1] is not None), (None, None))
+            if relaxed is None or chosen is None:
                 return None
             packing = self._packer.pack(chosen)
             if packing.placed is not None:
                 return chosen
             assert packing.failed is not None
-            closed += self._cut(relaxed, packing.failed)
+            options = self._cuts(relaxed, chosen, packing.failed)
         return None
+
+    def _round_one(
+        self, relaxed: Relaxed, copies: Copies, allowed: Mask
+    ) -> tuple[int, ...] | None:
+        """Choices within every row, or None."""
+        prices = np.zeros(len(relaxed.limits))
+        priced = np.array([self._dual.prices[row] for row in relaxed.rows])
+        prices[: len(priced)] = priced * relaxed.unit[: len(priced)]
+        rounding = Rounding(relaxed, prices, copies, allowed)
+        rounding.round(np.array(self._dual.weights))
+        if not rounding.repair():
+            return None
+        rounding.improve()
+        return self._covered(rounding)
 
     def _copies(self) -> Copies:
         """One entry per copy; those that run now first, the most worth first."""
@@ -178,7 +187,7 @@ class Search:
             stay += [self._stay.get(k, 0.0) for k in homes]
         return Copies(model=np.array(model, np.intp), home=np.array(home, np.intp), stay=np.array(stay))
 
-    def _one_kind(self) -> np.ndarray:
+    def _one_kind(self) -> Mask:
         """Candidates without those of a model's lesser kind: a model is served by real or by emulated engines."""
         allowed = np.ones(len(self._values), dtype=np.bool_)
         for own in self._own.values():
@@ -208,16 +217,33 @@ class Search:
             return None
         return tuple(k for k in chosen if self._table.candidates[k].model not in missed)
 
-    def _cut(self, relaxed: Relaxed, failed: int) -> Vector:
-        """One group less in the ladder of the pool where a replica found no place."""
-        closed = np.zeros(len(relaxed.rows))
+    def _cuts(self, relaxed: Relaxed, chosen: Sequence[int], failed: int) -> list[Relaxed]:
+        """The relaxation with a cut, several ways: fewer of that model in the pool, or less of the pool altogether."""
+        candidate = self._table.candidates[failed]
+        pool, demand = candidate.pool.name, candidate.option.demand
+        same = [k for k in self._own[demand.id] if self._table.candidates[k].pool.name == pool]
+        there = sum(k in same for k in chosen)
+        column = np.zeros((len(relaxed.values), 1))
+        column[same] = 1.0 / there
+        fewer = replace(
+            relaxed,
+            usage=np.hstack([relaxed.usage, column]),
+            limits=np.append(relaxed.limits, (there - 1) / there),
+        )
+        inside = [k for k in chosen if self._table.candidates[k].pool.name == pool]
+        largest = max(inside, key=lambda k: self._table.candidates[k].layout.tp)
+        tighter = [self._closed(relaxed, k) for k in dict.fromkeys((failed, largest))]
+        return [fewer, *tighter] if demand.spread != "none" else [*tighter, fewer]
+
+    def _closed(self, relaxed: Relaxed, k: int) -> Relaxed:
+        """One group like that of a candidate less in its pool."""
+        name, layout = self._table.candidates[k].pool.name, self._table.candidates[k].layout
+        limits = relaxed.limits.copy()
         rows = {row: position for position, row in enumerate(relaxed.rows.tolist())}
-        name = self._table.candidates[failed].pool.name
-        layout = self._table.candidates[failed].layout
-        for row, amount in self._table.usage[failed]:
+        for row, amount in self._table.usage[k]:
             if row in rows and self._table.rows[row].name.startswith(f"devices:{name}"):
-                closed[rows[row]] = amount / layout.pp / relaxed.unit[rows[row]]
-        return closed
+                limits[rows[row]] -= amount / layout.pp / relaxed.unit[rows[row]]
+        return replace(relaxed, limits=limits)
 
     # -- exact search and neighbourhoods ----------------------------------------------------------------------------
 
@@ -329,7 +355,8 @@ class Search:
             variables.extend(zip(own, domains, strict=True))
             rules.extend((rule, own) for rule in self._rules(frame, demand) if own)
             bound += sum(self._reference(demand, optional=d is may) for d in domains)
-        rules.append((Capacity(limits), [name for name, _ in variables]))
+        capacity = Capacity(limits, self._dual.prices, self._useful(variables, bound, frame))
+        rules.append((capacity, [name for name, _ in variables]))
         solver = PricedSolver(
             bound=bound,
             packs=lambda free: self._packs((*frame.fixed, *free)),
@@ -337,9 +364,17 @@ class Search:
             max_steps=max_steps,
             first=first or self._first,
             incumbent=frame.incumbent,
+            waste=lambda: capacity.waste,
         )
         _search(solver, variables, rules)
         return solver
+
+    def _useful(
+        self, variables: list[tuple[str, list[Choice]]], bound: float, frame: _Frame
+    ) -> list[list[Choice]]:
+        """The domains without values that alone give up too much to better the incumbent."""
+        allowed = bound - frame.incumbent
+        return [[c for c in domain if c.loss <= allowed] or domain for _, domain in variables]
 
     def _packs(self, chosen: Sequence[int]) -> tuple[bool, bool]:
         packing = self._packer.pack(chosen)
