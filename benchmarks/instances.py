@@ -2,14 +2,15 @@
 
 Decides what a random instance looks like; the same arguments give the same instance. Knows the cost model and the worth of a
 replica, because contention is measured in them; knows nothing of the solver. Every instance is feasible: a placement of its
-own, made first fit, proves it, and copies that find no place in that are dropped.
+own, made first fit, proves it; a model that finds no place in that is replaced by a smaller one.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from math import log
 from random import Random
 from typing import Any
@@ -17,12 +18,14 @@ from typing import Any
 from actors.declared import devices_of
 from placement.catalog import catalog, classes_of, engines_for
 from placement.demand import App, Budgets, Demand, Rate
-from placement.devices import DeviceClass
+from placement.devices import DeviceClass, Dtype
 from placement.errors import SpecError
 from placement.ids import ModelId, NodeId
 from placement.inventory import Artifact, Inventory, Link, Node
 from placement.layout import Layout
 from placement.modelspec import ModelFacts, ModelSpec
+from placement.plan import Predicted
+from placement.policy import POLICIES
 from placement.roofline import predict, slowest_hop
 from placement.score import replica_value
 from placement.units import GBIT
@@ -42,6 +45,10 @@ POWER_SHARE = 0.93
 """Of what the cluster draws when each copy in turn takes the best configuration that there is room for."""
 
 MOST_DEVICES, MOST_MODELS, MOST_COMPILED = 80_000, 10_000, 30
+
+POLICY = POLICIES["balanced"]
+EVERY_ENGINE = frozenset({"vllm", "openvino", "rbln", "furiosa"})
+_DTYPES: tuple[Dtype, ...] = ("bf16", "fp16", "fp32")
 
 BANS = (
     (4, ()),
@@ -260,8 +267,7 @@ def _mean(models: int) -> float:
         return high
     if models >= last:
         return low
-    pairs = zip(REPLICAS, REPLICAS[1:], strict=False)
-    (a, at_a), (b, at_b) = next(p for p in pairs if p[0][0] <= models <= p[1][0])
+    (a, at_a), (b, at_b) = next(p for p in pairwise(REPLICAS) if p[0][0] <= models <= p[1][0])
     return at_a + (at_b - at_a) * log(models / a) / log(b / a)
 
 
@@ -274,7 +280,7 @@ def _demand(rng: Random, index: int, copies: int) -> Demand:
     tight = rng.random() < 0.5
     banned = frozenset(rng.choices([b for _, b in BANS], [w for w, _ in BANS])[0])
     return Demand(
-        model=_model(f"m{index:04d}-{billions:.1f}b", facts),
+        model=_model(f"m{index:04d}", facts),
         replicas_min=copies,
         replicas_max=copies,
         context=rng.choice((4096, 8192)),
@@ -308,7 +314,7 @@ def _engines(rng: Random) -> frozenset[str]:
         return frozenset({"vllm", "openvino"})
     if drawn < 0.4:
         return frozenset({"rbln", "furiosa", "openvino"})
-    return frozenset({"vllm", "openvino", "rbln", "furiosa"})
+    return EVERY_ENGINE
 
 
 def _compiled(
@@ -348,37 +354,37 @@ def _on(demand: Demand, name: str, node: Node, inventory: Inventory) -> Iterator
     facts, device_class = demand.model.facts, classes_of(inventory)[name]
     assert facts is not None
     hop, computes = slowest_hop(inventory), {d for d, _ in device_class.flops}
+    dtype = next(d for d in _DTYPES if d in computes)
+    sizes = {a.tp for a in node.artifacts if a.model == demand.id}
     for engine in engines_for(device_class, emulated=False):
-        if engine.name not in (demand.engines or ()):
+        if engine.name not in (demand.engines or ()) or facts.architecture not in (
+            engine.architectures or (facts.architecture,)
+        ):
             continue
-        if engine.architectures and facts.architecture not in engine.architectures:
-            continue
-        sizes = {a.tp for a in node.artifacts if a.model == demand.id} or set(engine.tp)
-        for tp in sorted(sizes & set(engine.tp)):
-            if facts.heads % tp or (facts.kv_heads % tp and tp % facts.kv_heads):
+        for tp, pp in product(sorted(sizes or engine.tp), range(1, engine.pp + 1)):
+            if not _divides(facts, tp):
                 continue
-            if tp > 1 and not device_class.link_bytes_per_s:
-                continue
-            for pp in range(1, engine.pp + 1):
-                dtype = next(d for d in ("bf16", "fp16", "fp32") if d in computes)
-                layout = Layout(dtype=dtype, tp=tp, pp=pp)
-                predicted = predict(
-                    demand, facts, device_class, engine, layout, device_shares=1, hop=hop
-                )
-                if predicted.memory_bytes > node.devices[0].memory_bytes:
-                    continue
-                if predicted.ttft_s > (demand.max_ttft_s or predicted.ttft_s):
-                    continue
-                if predicted.token_s > (demand.max_token_s or predicted.token_s):
-                    continue
-                policy = App(name="any", demands=()).policy
+            layout = Layout(dtype=dtype, tp=tp, pp=pp)
+            predicted = predict(
+                demand, facts, device_class, engine, layout, device_shares=1, hop=hop
+            )
+            if _keeps(demand, predicted, node.devices[0].memory_bytes):
+                value = replica_value(demand, facts, POLICY, predicted, name)
                 yield Choice(
-                    device_class=name,
-                    tp=tp,
-                    pp=pp,
-                    value=replica_value(demand, facts, policy, predicted, name),
-                    power_w=predicted.power_w,
+                    device_class=name, tp=tp, pp=pp, value=value, power_w=predicted.power_w
                 )
+
+
+def _divides(facts: ModelFacts, tp: int) -> bool:
+    return facts.heads % tp == 0 and (facts.kv_heads % tp == 0 or tp % facts.kv_heads == 0)
+
+
+def _keeps(demand: Demand, predicted: Predicted, memory_bytes: int) -> bool:
+    return (
+        predicted.memory_bytes <= memory_bytes
+        and (demand.max_ttft_s is None or predicted.ttft_s <= demand.max_ttft_s)
+        and (demand.max_token_s is None or predicted.token_s <= demand.max_token_s)
+    )
 
 
 class _Seats:
@@ -389,12 +395,12 @@ class _Seats:
         for node in inventory.nodes:
             self.free[node.devices[0].device_class][node.id] = len(node.devices)
 
-    def left(self, name: str) -> int:
-        """Free devices of a class."""
-        return sum(self.free[name].values())
+    def left(self) -> dict[str, int]:
+        """Free devices by class."""
+        return {name: sum(rooms.values()) for name, rooms in self.free.items()}
 
-    def take(self, choice: Choice, barred: set[str]) -> set[str] | None:
-        """Takes the devices of one copy, fullest nodes first; the nodes it is on, or None."""
+    def take(self, choice: Choice, barred: set[str]) -> Counter[str] | None:
+        """Takes the devices of one copy, fullest nodes first: devices by node, or None."""
         rooms = self.free[choice.device_class]
         taken: Counter[str] = Counter()
         for _ in range(choice.pp):
@@ -403,26 +409,30 @@ class _Seats:
             if node is None:
                 return None
             taken[node] += choice.tp
+        self.give(choice, taken, -1)
+        return taken
+
+    def give(self, choice: Choice, taken: Mapping[str, int], sign: int = 1) -> None:
+        """Gives the devices of one copy back."""
         for node, count in taken.items():
-            rooms[node] -= count
-        return set(taken)
+            self.free[choice.device_class][node] += sign * count
 
 
 def _feasible(name: str, inventory: Inventory, demands: Sequence[Demand]) -> tuple[App, Inventory]:
-    """As many copies as find room, and the power budget over them."""
-    choices = {d.id: _choices(d, inventory) for d in demands}
+    """Models with as many copies as find room, and the power budget over them."""
+    needs = {d.id: _need(_choices(d, inventory)) for d in demands}
+    waiting = sum(d.replicas_min for d in demands)
     seats = _Seats(inventory)
-    hardest = sorted(demands, key=lambda d: (-_need(choices[d.id]), d.id))
-    seated = {d.id: _seat(seats, d, choices[d.id]) for d in hardest}
-    kept = tuple(
-        replace(d, replicas_min=len(seated[d.id]), replicas_max=len(seated[d.id]))
-        for d in demands
-        if seated[d.id]
-    )
+    kept: dict[ModelId, Demand] = {}
+    seated: dict[ModelId, list[Choice]] = {}
+    for demand in sorted(demands, key=lambda d: (-needs[d.id], d.id)):
+        waiting -= demand.replicas_min
+        kept[demand.id], seated[demand.id] = _settle(seats, demand, inventory, waiting)
+    asked = tuple(kept[d.id] for d in demands)
     floor_w = sum(c.power_w for own in seated.values() for c in own)
-    greedy_w = _greedy_w(inventory, kept, seated, choices)
+    greedy_w = _greedy_w(inventory, asked, seated)
     budget = Budgets(cluster_w=float(round(max(POWER_SHARE * greedy_w, 1.01 * floor_w))))
-    return App(name=name, demands=kept, budgets=budget), inventory
+    return App(name=name, demands=asked, policy=POLICY, budgets=budget), inventory
 
 
 def _need(choices: tuple[Choice, ...]) -> float:
@@ -432,40 +442,79 @@ def _need(choices: tuple[Choice, ...]) -> float:
     return min(c.tp * c.pp for c in choices) / len({c.device_class for c in choices})
 
 
-def _seat(seats: _Seats, demand: Demand, choices: tuple[Choice, ...]) -> list[Choice]:
-    """Places copies of one model, each where it takes the smallest part of what is left; those that found room."""
+def _settle(
+    seats: _Seats, demand: Demand, inventory: Inventory, waiting: int
+) -> tuple[Demand, list[Choice]]:
+    """A demand and where its copies are seated: as drawn, else smaller, else fewer. Leaves a device for each copy that waits.
+
+    Raises:
+        SpecError: not even one copy of the smallest finds room.
+    """
+    milder, found = demand, 0
+    for milder in _milder(demand):
+        seated = _seat(seats, milder, _choices(milder, inventory))
+        if len(seated) == demand.replicas_min and sum(seats.left().values()) >= waiting:
+            return milder, [choice for choice, _ in seated]
+        found = len(seated)
+        for choice, taken in seated:
+            seats.give(choice, taken)
+    if not found:
+        raise SpecError("there is no room for so many models", hint="ask for more devices")
+    fewer = replace(milder, replicas_min=found, replicas_max=found)
+    return fewer, [choice for choice, _ in _seat(seats, fewer, _choices(fewer, inventory))]
+
+
+def _milder(demand: Demand) -> Iterator[Demand]:
+    """The demand, then with ever smaller models, at last one that may run anywhere."""
+    yield demand
+    facts = demand.model.facts
+    assert facts is not None
+    smaller = [f for _, f in reversed(SHAPES) if f.parameters < facts.parameters]
+    for found in smaller:
+        yield replace(demand, model=replace(demand.model, facts=found))
+    yield replace(
+        demand,
+        model=replace(demand.model, facts=SHAPES[0][1]),
+        context=4096,
+        concurrency=4,
+        engines=EVERY_ENGINE,
+        max_ttft_s=None,
+        max_token_s=None,
+        banned=frozenset(),
+        spread="none",
+    )
+
+
+def _seat(
+    seats: _Seats, demand: Demand, choices: tuple[Choice, ...]
+) -> list[tuple[Choice, Mapping[str, int]]]:
+    """Places copies of one model, each where it takes the smallest part of what is left: those that found room."""
     barred: set[str] = set()
-    seated: list[Choice] = []
+    seated: list[tuple[Choice, Mapping[str, int]]] = []
     for _ in range(demand.replicas_min):
-        left = {c.device_class: max(1, seats.left(c.device_class)) for c in choices}
-        for choice in sorted(
-            choices, key=lambda c: (c.tp * c.pp / left[c.device_class], c.power_w)
-        ):
-            nodes = seats.take(choice, barred)
-            if nodes is not None:
-                break
-        else:
-            return seated
-        seated.append(choice)
+        left = seats.left()
+        order = sorted(
+            choices, key=lambda c: (c.tp * c.pp / max(1, left[c.device_class]), c.power_w)
+        )
+        found = next(((c, t) for c in order if (t := seats.take(c, barred)) is not None), None)
+        if found is None:
+            break
+        seated.append(found)
         if demand.spread == "node":
-            barred |= nodes
+            barred |= set(found[1])
     return seated
 
 
 def _greedy_w(
-    inventory: Inventory,
-    demands: Sequence[Demand],
-    seated: dict[ModelId, list[Choice]],
-    choices: dict[ModelId, tuple[Choice, ...]],
+    inventory: Inventory, demands: Sequence[Demand], seated: Mapping[ModelId, list[Choice]]
 ) -> float:
     """Draw of the cluster when the seated copies, most important first, upgrade to the best that devices are left for."""
     left = Counter(d.device_class for n in inventory.nodes for d in n.devices)
-    for own in seated.values():
-        for choice in own:
-            left[choice.device_class] -= choice.tp * choice.pp
+    for choice in (c for own in seated.values() for c in own):
+        left[choice.device_class] -= choice.tp * choice.pp
     total = 0.0
     for demand in sorted(demands, key=lambda d: (-d.priority, d.id)):
-        best = sorted(choices[demand.id], key=_worth, reverse=True)
+        best = sorted(_choices(demand, inventory), key=_worth, reverse=True)
         for choice in seated[demand.id]:
             left[choice.device_class] += choice.tp * choice.pp
             chosen = next(c for c in best if c.tp * c.pp <= left[c.device_class])

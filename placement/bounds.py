@@ -164,7 +164,7 @@ def dual(
     if known:
         names = [table.rows[row].name for row in relaxed.rows]
         start = np.array([known.get(name, 0.0) for name in names]) * relaxed.unit
-    path = _Path(relaxed, start)
+    path = Path(relaxed, start)
     path.follow()
     return priced(table, relaxed, path.purged(), path.weights(), impossible=path.impossible)
 
@@ -196,7 +196,7 @@ def shorten(price: float) -> float:
     return float(f"{max(price, 0.0):.10g}")
 
 
-class _Path:
+class Path:
     """Newton's method on the smoothed dual while its temperature falls."""
 
     def __init__(self, relaxed: Relaxed, start: Vector | None) -> None:

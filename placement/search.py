@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from math import inf
 
 import numpy as np
 
-from .bounds import Dual, Mask, Relaxed, dual, relax
+from .bounds import Dual, Mask, Path, Relaxed, Vector, dual, priced, relax
 from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver, Uniform
 from .demand import Demand
 from .ids import ModelId, slot_id
@@ -30,8 +31,11 @@ PROVABLE = 60
 CUTS = 16
 """Times that rows are tightened because a choice could not be put on nodes."""
 
-FIRST_STEPS, LAST_STEPS = 20_000, 10_000
-"""Values tried by the exact search before and after the neighbourhoods."""
+FIRST_STEPS = 20_000
+"""Values tried by the exact search of the whole."""
+
+PARTS, PART_STEPS, WAYS = 400, 2000, 60
+"""Parts that are searched when the whole was too much, values tried in each, and parts that one is split into at most."""
 
 SMALLEST_STEPS = 5000
 """Values tried, smallest configurations first, when nothing else found a plan."""
@@ -68,14 +72,32 @@ class _Frame:
     Attributes:
         fixed: candidates of the copies that stay.
         demands: what is searched, with the copies that are free.
+        prices, reduced: of rows and of candidates, which price the search.
         small: smallest configurations first, instead of the best.
         incumbent: worth of what the free copies have now.
     """
 
     fixed: tuple[int, ...]
     demands: tuple[Demand, ...]
+    prices: Sequence[float]
+    reduced: Sequence[float]
     small: bool = False
     incumbent: float = -inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A part of the search space: copies of some models are chosen.
+
+    Attributes:
+        relaxed: of the other models, in what is left.
+        prices: from which to start, in parts of the limits.
+    """
+
+    relaxed: Relaxed
+    demands: tuple[Demand, ...]
+    fixed: tuple[int, ...]
+    prices: Vector | None
 
 
 class Search:
@@ -111,8 +133,13 @@ class Search:
         self._values = tuple(c.value for c in table.candidates)
         self._worths = tuple(v + stay.get(k, 0.0) for k, v in enumerate(self._values))
         self._dual = dual(table, demands, self._values, known)
-        self._reduced = tuple(r + stay.get(k, 0.0) for k, r in enumerate(self._dual.reduced))
         self._own = table.of_model
+        self._whole = _Frame(
+            fixed=(),
+            demands=self._demands,
+            prices=self._dual.prices,
+            reduced=tuple(r + stay.get(k, 0.0) for k, r in enumerate(self._dual.reduced)),
+        )
 
     def run(self) -> Found:
         """The best replicas found, and whether they are known to be the best."""
@@ -249,7 +276,7 @@ class Search:
 
     def _proven(self, chosen: tuple[int, ...] | None) -> Found:
         """For few copies: everything that could be better, as far as the steps go."""
-        whole = _Frame(fixed=(), demands=self._demands, incumbent=self._worth(chosen))
+        whole = replace(self._whole, incumbent=self._worth(chosen))
         self._packer.allow(PACK_STEPS)
         solver = self._solve(whole, FIRST_STEPS, first=self._first)
         found = self._better(_chosen(solver), chosen)
@@ -262,10 +289,132 @@ class Search:
         if found is None or self._first:
             return self._found(found, complete=False)
         found = self._improve(found)
-        self._packer.allow(PACK_STEPS)
-        solver = self._solve(replace(whole, incumbent=self._worth(found)), LAST_STEPS)
-        complete = solver.complete and not self._stay
-        return self._found(self._better(_chosen(solver), found), complete)
+        if self._stay:
+            return self._found(found, complete=False)
+        return self._found(*self._branch(found))
+
+    def _branch(self, chosen: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+        """Splits on one model after another, with prices of their own for what is left; the most promising part first.
+
+        Returns the best choice, and whether every part was searched or ruled out.
+        """
+        best, complete = chosen, True
+        root = _Part(
+            relaxed=relax(self._table, self._in_order, self._values),
+            demands=self._in_order,
+            fixed=(),
+            prices=None,
+        )
+        parts = [(-inf, 0, root)]
+        for count in range(1, PARTS + 1):
+            if not parts or -parts[0][0] <= self._worth(best) * (1 + 1e-9):
+                return best, complete
+            if self._should_stop():
+                break
+            part = heappop(parts)[2]
+            priced = self._priced(part)
+            bound = self._worth(part.fixed) + priced.bound
+            if priced.impossible or bound <= self._worth(best) * (1 + 1e-9):
+                continue
+            frame, solver = self._search_part(part, priced, best)
+            if solver.best is not None:
+                best = (*part.fixed, *(_chosen(solver) or ()))
+            if not solver.complete:
+                children = self._split(part, priced, frame, self._worth(best))
+                complete = complete and bool(children)
+                for number, (loss, child) in enumerate(children):
+                    heappush(parts, (loss - bound, count * 10_000 + number, child))
+        return best, complete and not parts
+
+    def _priced(self, part: _Part) -> Dual:
+        """Prices of what is left."""
+        path = Path(part.relaxed, part.prices)
+        path.follow()
+        return priced(
+            self._table,
+            part.relaxed,
+            path.prices,
+            path.weights(),
+            impossible=path.impossible,
+        )
+
+    def _search_part(
+        self, part: _Part, dual_: Dual, best: tuple[int, ...]
+    ) -> tuple[_Frame, PricedSolver]:
+        reduced = [0.0] * len(self._values)
+        left = [k for d in part.demands for k in self._own[d.id]]
+        for k, value in zip(left, dual_.reduced, strict=True):
+            reduced[k] = value
+        frame = _Frame(
+            fixed=part.fixed,
+            demands=part.demands,
+            prices=dual_.prices,
+            reduced=reduced,
+            incumbent=self._worth(best) - self._worth(part.fixed),
+        )
+        self._packer.allow(ROUND_PACK_STEPS * 4)
+        return frame, self._solve(frame, PART_STEPS)
+
+    def _split(
+        self, part: _Part, dual_: Dual, frame: _Frame, value: float
+    ) -> list[tuple[float, _Part]]:
+        """One part for each way to choose the copies of a model that could still be better, with what it loses.
+
+        Empty when every model has too many ways.
+        """
+        allowed = self._worth(part.fixed) + dual_.bound - value
+        prices = np.array([dual_.prices[row] for row in part.relaxed.rows]) * part.relaxed.unit
+        ways: list[tuple[float, int, list[tuple[float, tuple[int, ...]]]]] = []
+        start = 0
+        for position, demand in enumerate(part.demands):
+            own = self._own[demand.id]
+            weights = dual_.weights[start : start + len(own)]
+            start += len(own)
+            found = self._ways(frame, demand, allowed)
+            if len(found) <= WAYS:
+                ways.append((max(weights) + len(found) / WAYS, position, found))
+        if not ways:
+            return []
+        _, position, found = min(ways, key=lambda way: way[:2])
+        children = []
+        for loss, chosen in found:
+            taken = np.zeros(len(prices))
+            for k in chosen:
+                for row, amount in self._table.usage[k]:
+                    taken[row] += amount
+            relaxed = part.relaxed.without(position, taken / part.relaxed.unit)
+            if (relaxed.limits < -1e-9).any() and not (part.relaxed.limits < 0).any():
+                continue
+            child = _Part(
+                relaxed=relaxed,
+                demands=part.demands[:position] + part.demands[position + 1 :],
+                fixed=(*part.fixed, *chosen),
+                prices=prices,
+            )
+            children.append((loss, child))
+        return children
+
+    def _ways(
+        self, frame: _Frame, demand: Demand, allowed: float
+    ) -> list[tuple[float, tuple[int, ...]]]:
+        """Ways to choose the copies of a model that lose less than that, with their losses."""
+        must = self._choices(frame, demand, optional=False)
+        may = self._choices(frame, demand, optional=True)
+        found: list[tuple[float, tuple[Choice, ...]]] = [(0.0, ())]
+        for k in range(demand.replicas_max):
+            domain = must if k < demand.replicas_min else may
+            found = [
+                (loss + choice.loss, (*chosen, choice))
+                for loss, chosen in found
+                for choice in domain
+                if loss + choice.loss < allowed and (not chosen or choice.rank >= chosen[-1].rank)
+            ]
+            if len(found) > 20 * WAYS:
+                break
+        return [
+            (loss, tuple(c.candidate for c in chosen if c.candidate is not None))
+            for loss, chosen in found
+        ]
 
     def _better(
         self, one: tuple[int, ...] | None, other: tuple[int, ...] | None
@@ -275,7 +424,7 @@ class Search:
     def _smallest(self) -> tuple[int, ...] | None:
         """Any plan: the smallest configurations first."""
         self._packer.allow(PACK_STEPS)
-        whole = _Frame(fixed=(), demands=self._demands, small=True)
+        whole = replace(self._whole, small=True)
         return _chosen(self._solve(whole, SMALLEST_STEPS, first=True))
 
     def _found(self, chosen: tuple[int, ...] | None, complete: bool) -> Found:
@@ -335,7 +484,7 @@ class Search:
             if free[d.id] + added[d.id]
         )
         worth = self._worth(chosen) - self._worth(rest)
-        return _Frame(fixed=tuple(rest), demands=demands, incumbent=worth)
+        return replace(self._whole, fixed=tuple(rest), demands=demands, incumbent=worth)
 
     def _count(self, chosen: Sequence[int]) -> Counter[ModelId]:
         return Counter(self._table.candidates[k].model for k in chosen)
@@ -347,15 +496,15 @@ class Search:
                 limits[row] -= amount
         variables: list[tuple[str, list[Choice]]] = []
         rules: list[tuple[Incremental, list[str]]] = []
-        bound = sum(p * b for p, b in zip(self._dual.prices, limits, strict=True))
+        bound = sum(p * b for p, b in zip(frame.prices, limits, strict=True))
         for demand in frame.demands:
             must, may = (self._choices(frame, demand, optional=o) for o in (False, True))
             own = [str(slot_id(demand.id, k)) for k in range(demand.replicas_max)]
             domains = [must if k < demand.replicas_min else may for k in range(len(own))]
             variables.extend(zip(own, domains, strict=True))
             rules.extend((rule, own) for rule in self._rules(frame, demand) if own)
-            bound += sum(self._reference(demand, optional=d is may) for d in domains)
-        capacity = Capacity(limits, self._dual.prices, self._useful(variables, bound, frame))
+            bound += sum(self._reference(frame, demand, optional=d is may) for d in domains)
+        capacity = Capacity(limits, frame.prices, self._useful(variables, bound, frame))
         rules.append((capacity, [name for name, _ in variables]))
         solver = PricedSolver(
             bound=bound,
@@ -380,18 +529,18 @@ class Search:
         packing = self._packer.pack(chosen)
         return packing.placed is not None, packing.exact
 
-    def _reference(self, demand: Demand, *, optional: bool) -> float:
+    def _reference(self, frame: _Frame, demand: Demand, *, optional: bool) -> float:
         """The best reduced worth of one copy."""
-        best = max(self._reduced[k] for k in self._own[demand.id])
+        best = max(frame.reduced[k] for k in self._own[demand.id])
         return max(best, 0.0) if optional else best
 
     def _choices(self, frame: _Frame, demand: Demand, *, optional: bool) -> list[Choice]:
         """The values of one copy, least loss first (or smallest first); an optional copy may also stay unplaced."""
-        reduced, values = self._reduced, self._worths
+        reduced, values = frame.reduced, self._worths
         own = sorted(self._own[demand.id], key=lambda k: (-reduced[k], -values[k], k))
         if frame.small:
             own.sort(key=self._size)
-        reference = self._reference(demand, optional=optional)
+        reference = self._reference(frame, demand, optional=optional)
         choices = [
             Choice(
                 model=demand.id,
