@@ -15,7 +15,7 @@ wait busily where cores are shared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,24 +98,6 @@ class Relaxed:
     def reduced(self, prices: Vector) -> Vector:
         """Each candidate's value less what it takes at those prices."""
         return self.values - np.einsum("kr,r->k", self.usage, prices)
-
-
-    def without(self, model: int, taken: Vector) -> Relaxed:
-        """What is left when the copies of one model (a position) are chosen and take so much, in parts of the limits."""
-        start, count = int(self.starts[model]), int(self.counts[model])
-        keep = np.ones(len(self.values), dtype=np.bool_)
-        keep[start : start + count] = False
-        starts = np.delete(self.starts, model)
-        starts[model:] -= count
-        return replace(
-            self,
-            values=self.values[keep],
-            usage=self.usage[keep],
-            limits=self.limits - taken,
-            starts=starts,
-            least=np.delete(self.least, model),
-            most=np.delete(self.most, model),
-        )
 
 
 def relax(table: Table, demands: Sequence[Demand], values: Sequence[float]) -> Relaxed:

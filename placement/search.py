@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from math import inf
 
 import numpy as np
 
-from .bounds import Dual, Mask, Path, Relaxed, Vector, dual, priced, relax
+from .bounds import Dual, Mask, Relaxed, dual, relax
 from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver, Uniform
 from .demand import Demand
 from .ids import ModelId, slot_id
+from .labels import better_plans
 from .pack import Packer, Placed
 from .pyconstraint import CspProblem
 from .rounding import Copies, Rounding
@@ -31,11 +31,11 @@ PROVABLE = 60
 CUTS = 16
 """Times that rows are tightened because a choice could not be put on nodes."""
 
-FIRST_STEPS = 20_000
+FIRST_STEPS = 4000
 """Values tried by the exact search of the whole."""
 
-PARTS, PART_STEPS, WAYS = 400, 2000, 60
-"""Parts that are searched when the whole was too much, values tried in each, and parts that one is split into at most."""
+LEAVES = 200
+"""Better plans within all rows that are tried on nodes."""
 
 SMALLEST_STEPS = 5000
 """Values tried, smallest configurations first, when nothing else found a plan."""
@@ -83,21 +83,6 @@ class _Frame:
     reduced: Sequence[float]
     small: bool = False
     incumbent: float = -inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """A part of the search space: copies of some models are chosen.
-
-    Attributes:
-        relaxed: of the other models, in what is left.
-        prices: from which to start, in parts of the limits.
-    """
-
-    relaxed: Relaxed
-    demands: tuple[Demand, ...]
-    fixed: tuple[int, ...]
-    prices: Vector | None
 
 
 class Search:
@@ -291,130 +276,32 @@ class Search:
         found = self._improve(found)
         if self._stay:
             return self._found(found, complete=False)
-        return self._found(*self._branch(found))
+        return self._found(*self._exhausted(found))
 
-    def _branch(self, chosen: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-        """Splits on one model after another, with prices of their own for what is left; the most promising part first.
+    def _exhausted(self, chosen: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+        """The best choice of all that are better and pack, and whether none was left out."""
+        relaxed = relax(self._table, self._in_order, self._values)
+        if len(relaxed.rows) < len(self._table.rows):
+            return chosen, False
+        prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
+        better = better_plans(relaxed, prices, self._worth(chosen), self._admits)
+        self._packer.allow(PACK_STEPS)
+        complete = better.complete
+        for plan in better.plans[:LEAVES]:
+            packing = self._packer.pack(plan)
+            if packing.placed is not None:
+                return plan, complete
+            complete = complete and packing.exact
+        return chosen, complete and len(better.plans) <= LEAVES
 
-        Returns the best choice, and whether every part was searched or ruled out.
-        """
-        best, complete = chosen, True
-        root = _Part(
-            relaxed=relax(self._table, self._in_order, self._values),
-            demands=self._in_order,
-            fixed=(),
-            prices=None,
-        )
-        parts = [(-inf, 0, root)]
-        for count in range(1, PARTS + 1):
-            if not parts or -parts[0][0] <= self._worth(best) * (1 + 1e-9):
-                return best, complete
-            if self._should_stop():
-                break
-            part = heappop(parts)[2]
-            priced = self._priced(part)
-            bound = self._worth(part.fixed) + priced.bound
-            if priced.impossible or bound <= self._worth(best) * (1 + 1e-9):
-                continue
-            frame, solver = self._search_part(part, priced, best)
-            if solver.best is not None:
-                best = (*part.fixed, *(_chosen(solver) or ()))
-            if not solver.complete:
-                children = self._split(part, priced, frame, self._worth(best))
-                complete = complete and bool(children)
-                for number, (loss, child) in enumerate(children):
-                    heappush(parts, (loss - bound, count * 10_000 + number, child))
-        return best, complete and not parts
-
-    def _priced(self, part: _Part) -> Dual:
-        """Prices of what is left."""
-        path = Path(part.relaxed, part.prices)
-        path.follow()
-        return priced(
-            self._table,
-            part.relaxed,
-            path.prices,
-            path.weights(),
-            impossible=path.impossible,
-        )
-
-    def _search_part(
-        self, part: _Part, dual_: Dual, best: tuple[int, ...]
-    ) -> tuple[_Frame, PricedSolver]:
-        reduced = [0.0] * len(self._values)
-        left = [k for d in part.demands for k in self._own[d.id]]
-        for k, value in zip(left, dual_.reduced, strict=True):
-            reduced[k] = value
-        frame = _Frame(
-            fixed=part.fixed,
-            demands=part.demands,
-            prices=dual_.prices,
-            reduced=reduced,
-            incumbent=self._worth(best) - self._worth(part.fixed),
-        )
-        self._packer.allow(ROUND_PACK_STEPS * 4)
-        return frame, self._solve(frame, PART_STEPS)
-
-    def _split(
-        self, part: _Part, dual_: Dual, frame: _Frame, value: float
-    ) -> list[tuple[float, _Part]]:
-        """One part for each way to choose the copies of a model that could still be better, with what it loses.
-
-        Empty when every model has too many ways.
-        """
-        allowed = self._worth(part.fixed) + dual_.bound - value
-        prices = np.array([dual_.prices[row] for row in part.relaxed.rows]) * part.relaxed.unit
-        ways: list[tuple[float, int, list[tuple[float, tuple[int, ...]]]]] = []
-        start = 0
-        for position, demand in enumerate(part.demands):
-            own = self._own[demand.id]
-            weights = dual_.weights[start : start + len(own)]
-            start += len(own)
-            found = self._ways(frame, demand, allowed)
-            if len(found) <= WAYS:
-                ways.append((max(weights) + len(found) / WAYS, position, found))
-        if not ways:
-            return []
-        _, position, found = min(ways, key=lambda way: way[:2])
-        children = []
-        for loss, chosen in found:
-            taken = np.zeros(len(prices))
-            for k in chosen:
-                for row, amount in self._table.usage[k]:
-                    taken[row] += amount
-            relaxed = part.relaxed.without(position, taken / part.relaxed.unit)
-            if (relaxed.limits < -1e-9).any() and not (part.relaxed.limits < 0).any():
-                continue
-            child = _Part(
-                relaxed=relaxed,
-                demands=part.demands[:position] + part.demands[position + 1 :],
-                fixed=(*part.fixed, *chosen),
-                prices=prices,
-            )
-            children.append((loss, child))
-        return children
-
-    def _ways(
-        self, frame: _Frame, demand: Demand, allowed: float
-    ) -> list[tuple[float, tuple[int, ...]]]:
-        """Ways to choose the copies of a model that lose less than that, with their losses."""
-        must = self._choices(frame, demand, optional=False)
-        may = self._choices(frame, demand, optional=True)
-        found: list[tuple[float, tuple[Choice, ...]]] = [(0.0, ())]
-        for k in range(demand.replicas_max):
-            domain = must if k < demand.replicas_min else may
-            found = [
-                (loss + choice.loss, (*chosen, choice))
-                for loss, chosen in found
-                for choice in domain
-                if loss + choice.loss < allowed and (not chosen or choice.rank >= chosen[-1].rank)
-            ]
-            if len(found) > 20 * WAYS:
-                break
-        return [
-            (loss, tuple(c.candidate for c in chosen if c.candidate is not None))
-            for loss, chosen in found
-        ]
+    def _admits(self, chosen: Sequence[int]) -> bool:
+        """What holds within one model whatever others do: one kind of engine, and the minimum throughput."""
+        candidates = [self._table.candidates[k] for k in chosen]
+        if len({c.pool.emulated for c in candidates}) > 1:
+            return False
+        wanted = candidates[0].option.demand.min_tokens_per_s if candidates else None
+        reached = sum(c.predicted.tokens_per_s for c in candidates)
+        return wanted is None or reached >= wanted * (1 - 1e-9)
 
     def _better(
         self, one: tuple[int, ...] | None, other: tuple[int, ...] | None
