@@ -20,9 +20,6 @@ MAX_WAYS = 20_000
 MAX_LABELS = 400_000
 """Partial plans kept after any model."""
 
-MAX_EXTENSIONS = 8_000_000
-"""Extensions judged in all."""
-
 _CHUNK = 400_000
 _SLACK = 1e-9
 
@@ -56,12 +53,14 @@ def better_plans(
     prices: Vector,
     value: float,
     admits: Callable[[Sequence[int]], bool],
+    extensions: int,
 ) -> Better:
     """Every plan within all rows that is worth more than `value`.
 
     Args:
         prices: in parts of the limits.
         admits: whether the copies of one model may be chosen so (candidates by position).
+        extensions: judged in all at most.
     """
     bound = relaxed.bound_at(prices)
     allowed = bound - value - _SLACK * abs(bound)
@@ -72,7 +71,7 @@ def better_plans(
             return Better(plans=(), values=(), complete=False)
         ways.append(own)
     ways.sort(key=lambda way: len(way.loss))
-    return _Growth(relaxed, prices, allowed, ways).run(bound)
+    return _Growth(relaxed, prices, allowed, ways, extensions).run(bound)
 
 
 def _ways(
@@ -96,9 +95,10 @@ def _ways(
         if copies >= least:
             ways = ((reference - gained, chosen) for gained, chosen in grown)
             found += [way for way in ways if way[0] < allowed]
-        top = max(best, 0.0) * (most - copies - 1) if copies + 1 >= least else best * (
-            least - copies - 1
-        ) + max(best, 0.0) * (most - least)
+        if copies == most:
+            break
+        must = max(least - copies - 1, 0)
+        top = must * best + (most - copies - 1 - must) * max(best, 0.0)
         grown = [
             (gained + worth[k], (*chosen, k))
             for gained, chosen in grown
@@ -129,7 +129,12 @@ class _Growth:
     """Labels after one model after another."""
 
     def __init__(
-        self, relaxed: Relaxed, prices: Vector, allowed: float, ways: Sequence[Ways]
+        self,
+        relaxed: Relaxed,
+        prices: Vector,
+        allowed: float,
+        ways: Sequence[Ways],
+        extensions: int,
     ) -> None:
         self._limits = relaxed.limits
         self._prices = prices
@@ -143,7 +148,7 @@ class _Growth:
             if len(usage):
                 self._least[level] = self._least[level + 1] + usage.min(axis=0)
                 self._most[level] = self._most[level + 1] + usage.max(axis=0)
-        self._left = MAX_EXTENSIONS
+        self._left = extensions
 
     def run(self, bound: float) -> Better:
         """Grows all labels to whole plans."""

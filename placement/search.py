@@ -34,6 +34,9 @@ CUTS = 16
 FIRST_STEPS = 4000
 """Values tried by the exact search of the whole."""
 
+EXTENSIONS = (6_000_000, 60_000_000)
+"""Partial plans judged before and after the neighbourhoods."""
+
 LEAVES = 200
 """Better plans within all rows that are tried on nodes."""
 
@@ -273,18 +276,24 @@ class Search:
             found = ()
         if found is None or self._first:
             return self._found(found, complete=False)
-        found = self._improve(found)
         if self._stay:
-            return self._found(found, complete=False)
-        return self._found(*self._exhausted(found))
+            return self._found(self._improve(found), complete=False)
+        found, complete = self._exhausted(found, EXTENSIONS[0])
+        if not complete:
+            found, complete = self._exhausted(self._improve(found), EXTENSIONS[1])
+        return self._found(found, complete=complete)
 
-    def _exhausted(self, chosen: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
+    def _exhausted(
+        self, chosen: tuple[int, ...], extensions: int
+    ) -> tuple[tuple[int, ...], bool]:
         """The best choice of all that are better and pack, and whether none was left out."""
         relaxed = relax(self._table, self._in_order, self._values)
         if len(relaxed.rows) < len(self._table.rows):
             return chosen, False
         prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
-        better = better_plans(relaxed, prices, self._worth(chosen), self._admits)
+        better = better_plans(
+            relaxed, prices, self._worth(chosen), self._admits, extensions
+        )
         self._packer.allow(PACK_STEPS)
         complete = better.complete
         for plan in better.plans[:LEAVES]:
