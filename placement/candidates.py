@@ -1,50 +1,77 @@
-"""Enumerates, per model, every configuration that passes all hard rules, and keeps a ledger of those that did not.
+"""What each model can be: complete configurations that pass every option rule, and a ledger of what was refused.
 
-A small CSP per pool and engine: variables dtype, tp, pp, shares; each rule that says no is written down with its figures.
-Knows nothing of other models: what they compete for is `rows`.
+The layouts that an engine takes of a model on a pool are a small problem for the CSP library; models that ask alike share
+its answer. What a layout does is then predicted for all models and layouts of a pool at once. Knows pools and rules, but
+not what other models take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from .catalog import engines_for
-from .constraint import Candidate, Option, Pool
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalog import EngineFacts, engines_for
+from .constraint import Candidate, Columns, Option, Pool
 from .demand import Demand
 from .devices import Dtype
 from .layout import Layout, stored_dtype
 from .modelspec import ModelFacts
-from .plan import Rejection
+from .plan import Plan, Predicted, Rejection
 from .policy import Policy
 from .pyconstraint import BacktrackingSolver, Constraint, CspProblem
-from .roofline import Hop, predict
-from .rules import ENGINE_RULES, LAYOUT_RULES
-from .score import replica_value
+from .roofline import CASE, Ground, Hop, demand_figures, dtype_figures, predict_columns
+from .rules import ENGINE_RULES, LAYOUT_RULES, PREDICTED_RULES
+from .score import quality, weight_of
+
+Vector = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 VARIABLES = ("dtype", "tp", "pp", "shares")
 
 _AUTO: tuple[Dtype, ...] = ("bf16", "fp16", "fp32")
 
+_FIGURES = tuple(Predicted.__dataclass_fields__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a model can be: allowed configurations, and the nearest miss of each rule per class and engine."""
+    """Allowed configurations of all models, and per model, class, engine and rule the nearest miss.
+
+    Candidates of one model lie together, models in the order of the demands.
+    """
 
     candidates: tuple[Candidate, ...]
     rejections: tuple[Rejection, ...]
 
 
-class _Rules(Constraint):
-    """All layout rules as one constraint of the library; writes what it refuses into a ledger."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A demand with the facts of its model."""
 
-    def __init__(self, option: Option, hop: Hop, policy: Policy) -> None:
-        self.option = option
-        self.hop = hop
-        self.policy = policy
-        self.admitted: list[Candidate] = []
-        self.refused: list[Rejection] = []
+    demand: Demand
+    facts: ModelFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    """Layouts that an engine takes of a model on a pool; for each rule that refused some, one layout that it refused."""
+
+    layouts: tuple[Layout, ...]
+    refused: tuple[tuple[int, Layout], ...]
+
+
+class _Rules(Constraint):
+    """The layout rules as one constraint of the library; keeps what passes and what does not."""
+
+    def __init__(self, option: Option) -> None:
+        self._option = option
+        self.admitted: list[Layout] = []
+        self.refused: dict[int, tuple[float, Layout]] = {}
 
     def __call__(
         self,
@@ -57,94 +84,117 @@ class _Rules(Constraint):
         if len(assignments) < len(VARIABLES):
             return True
         layout = Layout(**{name: assignments[name] for name in VARIABLES})
-        verdict = self._judge(layout)
-        if isinstance(verdict, Rejection):
-            self.refused.append(verdict)
-            return False
-        self.admitted.append(verdict)
+        option = replace(self._option, layout=layout)
+        for index, rule in enumerate(LAYOUT_RULES):
+            rejection = rule(option)
+            if rejection is not None:
+                known = self.refused.get(index)
+                if known is None or rejection.shortage < known[0]:
+                    self.refused[index] = (rejection.shortage, layout)
+                return False
+        self.admitted.append(layout)
         return True
-
-    def _judge(self, layout: Layout) -> Candidate | Rejection:
-        option = replace(self.option, layout=layout)
-        rejection = next((r for rule in LAYOUT_RULES[:_STRUCTURAL] if (r := rule(option))), None)
-        if rejection is not None:
-            return rejection
-        predicted = predict(
-            option.demand,
-            option.facts,
-            option.pool.device_class,
-            option.engine,
-            layout,
-            device_shares=option.pool.shares,
-            hop=self.hop,
-            build_s=build_s(option, layout),
-        )
-        option = replace(option, predicted=predicted)
-        rejection = next((r for rule in LAYOUT_RULES[_STRUCTURAL:] if (r := rule(option))), None)
-        if rejection is not None:
-            return rejection
-        value = replica_value(
-            option.demand, option.facts, self.policy, predicted, option.pool.device_class.name
-        )
-        return Candidate(option=option, layout=layout, predicted=predicted, value=value)
-
-
-_STRUCTURAL = 3
-"""That many layout rules need no prediction: without them the prediction may not be defined."""
-
-
-def build_s(option: Option, layout: Layout) -> float:
-    """Time to compile before the load: 0 on declared devices and where an artifact lies ready."""
-    ready = any(
-        a.model == option.demand.id
-        and a.device_class == option.pool.device_class.name
-        and a.tp == layout.tp
-        for a in option.pool.artifacts
-    )
-    return 0.0 if ready else option.engine.build_s
 
 
 def enumerate_options(
-    demand: Demand, facts: ModelFacts | None, pools: tuple[Pool, ...], policy: Policy, hop: Hop
-) -> Options:
-    """Every allowed configuration of one model, and why the others are not."""
-    if facts is None:
-        return Options(candidates=(), rejections=(_unknown(demand),))
-    if not pools:
-        return Options(candidates=(), rejections=(_nothing(demand),))
-    admitted: list[Candidate] = []
-    refused: list[Rejection] = []
-    for pool in pools:
-        if demand.id in pool.models:
-            _enumerate(demand, facts, pool, policy, hop, admitted, refused)
-    return Options(candidates=tuple(admitted), rejections=nearest_misses(refused))
-
-
-def _enumerate(
-    demand: Demand,
-    facts: ModelFacts,
-    pool: Pool,
+    asked: Sequence[Asked],
+    pools: tuple[Pool, ...],
     policy: Policy,
     hop: Hop,
-    admitted: list[Candidate],
-    refused: list[Rejection],
-) -> None:
-    engines = engines_for(pool.device_class, emulated=pool.emulated)
-    if not engines:
-        refused.append(_undriven(demand, pool))
-    for engine in engines:
-        option = Option(demand=demand, facts=facts, pool=pool, engine=engine)
+    current: Plan | None = None,
+) -> Options:
+    """Every allowed configuration of each model that could be worth choosing, and why the others are not.
+
+    A configuration is left out where another one of the same pool takes no more of anything and is worth as much, unless a
+    replica of `current` runs in it.
+    """
+    candidates: dict[str, list[Candidate]] = {a.demand.id: [] for a in asked}
+    rejections: list[Rejection] = []
+    running = _running(current)
+    for pool in pools:
+        engines = engines_for(pool.device_class, emulated=pool.emulated)
+        members = [a for a in asked if a.demand.id in pool.models]
+        if not engines:
+            rejections.extend(_undriven(a.demand, pool) for a in members)
+        for engine in engines:
+            batches = _batches(members, pool, engine, rejections)
+            for layouts, batch in batches.items():
+                ground = Ground(
+                    device_class=pool.device_class,
+                    engine=engine,
+                    device_shares=pool.shares,
+                    hop=hop,
+                )
+                found = _Batch(ground, pool, layouts, batch, policy, running)
+                for candidate in found.candidates():
+                    candidates[candidate.model].append(candidate)
+                rejections.extend(found.rejections())
+    return Options(
+        candidates=tuple(c for own in candidates.values() for c in own),
+        rejections=nearest_misses(rejections),
+    )
+
+
+_Running = frozenset[tuple[str, str, str, Layout]]
+
+
+def _running(current: Plan | None) -> _Running:
+    """Model, engine, class and layout of what runs now."""
+    slots = current.slots if current else ()
+    return frozenset(
+        (
+            slot.model,
+            slot.engine,
+            slot.device_class,
+            Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
+        )
+        for slot in slots
+    )
+
+
+# -- layouts --------------------------------------------------------------------------------------------------------
+
+
+def _batches(
+    members: Sequence[Asked], pool: Pool, engine: EngineFacts, rejections: list[Rejection]
+) -> dict[tuple[Layout, ...], list[Asked]]:
+    """Models by the layouts that are possible for them."""
+    batches: dict[tuple[Layout, ...], list[Asked]] = defaultdict(list)
+    known: dict[tuple[object, ...], _Cut] = {}
+    for member in members:
+        option = Option(demand=member.demand, facts=member.facts, pool=pool, engine=engine)
         rejection = next((r for rule in ENGINE_RULES if (r := rule(option))), None)
         if rejection is not None:
-            refused.append(rejection)
+            rejections.append(rejection)
             continue
-        rules = _Rules(option, hop, policy)
-        _solve(option, rules)
-        admitted.extend(sorted(rules.admitted, key=lambda c: (c.layout.units, c.layout.pp)))
-        refused.extend(rules.refused)
+        key = _key(option)
+        cut = known.get(key)
+        if cut is None:
+            cut = known[key] = _cut(option)
+        for index, layout in cut.refused:
+            refused = LAYOUT_RULES[index](replace(option, layout=layout))
+            if refused is not None:
+                rejections.append(refused)
+        if cut.layouts:
+            batches[cut.layouts].append(member)
+    return batches
 
 
-def _solve(option: Option, rules: _Rules) -> None:
+def _key(option: Option) -> tuple[object, ...]:
+    """Everything of a model that layout rules look at on one pool and engine."""
+    facts, demand = option.facts, option.demand
+    return (
+        facts.heads,
+        facts.kv_heads,
+        min(facts.layers, option.engine.pp),
+        stored_dtype(facts) if facts.weights_bytes else "",
+        demand.dtype,
+        option.pool.compiled.get(demand.id, ()) if option.engine.build_s else (),
+    )
+
+
+def _cut(option: Option) -> _Cut:
+    rules = _Rules(option)
     csp = CspProblem(BacktrackingSolver(forwardcheck=False))
     domains = {
         "dtype": _dtypes(option),
@@ -156,6 +206,10 @@ def _solve(option: Option, rules: _Rules) -> None:
         csp.addVariable(name, list(domains[name]))
     csp.addConstraint(rules, list(VARIABLES))
     csp.getSolutions()
+    return _Cut(
+        layouts=tuple(sorted(rules.admitted, key=lambda c: (c.units, c.pp, c.tp))),
+        refused=tuple((index, layout) for index, (_, layout) in sorted(rules.refused.items())),
+    )
 
 
 def _dtypes(option: Option) -> tuple[Dtype, ...]:
@@ -171,6 +225,154 @@ def _share_counts(shares: int) -> tuple[int, ...]:
     """Powers of two, and the whole device."""
     powers = [2**k for k in range(shares.bit_length()) if 2**k <= shares]
     return tuple(sorted({*powers, shares}))
+
+
+# -- figures --------------------------------------------------------------------------------------------------------
+
+
+class _Batch:
+    """Models that share their layouts on one pool and engine: arrays of shape (models, layouts)."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        pool: Pool,
+        layouts: tuple[Layout, ...],
+        asked: list[Asked],
+        policy: Policy,
+        running: _Running,
+    ) -> None:
+        self._ground = ground
+        self._pool = pool
+        self._layouts = layouts
+        self._asked = asked
+        self._shape = (len(asked), len(layouts))
+        self._figures = predict_columns(ground, self._cases())
+        demands = tuple(a.demand for a in asked)
+        self._values = self._worth(demands, policy)
+        columns = Columns(pool=pool, demands=demands, layouts=layouts, figures=self._figures)
+        self._excess = [self._full(excess(columns)) for excess, _ in PREDICTED_RULES]
+        self._allowed: Mask = np.logical_and.reduce([e <= 0 for e in self._excess])
+        self._stays = self._running(running)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """Allowed options, by model."""
+        useful = self._allowed & (~self._dominated() | self._stays)
+        rows = {name: self._full(self._figures[name]).tolist() for name in _FIGURES}
+        values = self._values.tolist()
+        for m, k in np.argwhere(useful).tolist():
+            option = self._option(m, k, rows)
+            assert option.predicted is not None
+            yield Candidate(
+                option=option,
+                layout=self._layouts[k],
+                predicted=option.predicted,
+                value=values[m][k],
+            )
+
+    def rejections(self) -> Iterator[Rejection]:
+        """Per model and rule the nearest miss among the options that it is the first to refuse."""
+        open_ = np.ones(self._shape, dtype=np.bool_)
+        for excess, (_, check) in zip(self._excess, PREDICTED_RULES, strict=True):
+            missed = open_ & (excess > 0)
+            open_ &= ~missed
+            if not missed.any():
+                continue
+            nearest = np.where(missed, excess, np.inf).argmin(axis=1)
+            for m in np.flatnonzero(missed.any(axis=1)).tolist():
+                rejection = check(self._option(m, int(nearest[m])))
+                if rejection is not None:
+                    yield rejection
+
+    def _cases(self) -> list[Any]:
+        """Columns in the order of `CASE`: figures of models down, of layouts across."""
+        demand = np.array([demand_figures(a.demand, a.facts) for a in self._asked], np.float64)
+        dtypes = {layout.dtype for layout in self._layouts}
+        by_dtype = {
+            dtype: np.array(
+                [dtype_figures(a.demand, a.facts, self._ground, dtype) for a in self._asked]
+            )
+            for dtype in dtypes
+        }
+        stored = np.stack([by_dtype[layout.dtype] for layout in self._layouts], axis=1)
+        sizes = np.array([(c.tp, c.pp, c.shares) for c in self._layouts], np.float64)
+        build = np.array([[self._build_s(a, c) for c in self._layouts] for a in self._asked])
+        columns = [demand[:, k, None] for k in range(demand.shape[1])]
+        columns += [stored[:, :, 0], stored[:, :, 1]]
+        columns += [sizes[None, :, k] for k in range(3)]
+        assert len(columns) + 1 == len(CASE)
+        return [*columns, build]
+
+    def _build_s(self, asked: Asked, layout: Layout) -> float:
+        """Time to compile before the load: 0 where nothing is compiled and where an artifact lies ready."""
+        if not self._ground.engine.build_s:
+            return 0.0
+        ready = self._pool.compiled.get(asked.demand.id, ())
+        return 0.0 if any(a.tp == layout.tp for a in ready) else self._ground.engine.build_s
+
+    def _worth(self, demands: tuple[Demand, ...], policy: Policy) -> Vector:
+        name = self._pool.device_class.name
+        parameters = np.array([[a.facts.parameters] for a in self._asked])
+        concurrency = np.array([[float(d.concurrency)] for d in demands])
+        weight = np.array([[weight_of(d)] for d in demands])
+        bonus = np.array([[0.1 * (name in d.preferred)] for d in demands])
+        good = quality(policy, self._figures, concurrency, parameters)
+        return self._full(weight * (1.0 + 0.9 * good + bonus))
+
+    def _full(self, values: Any) -> Vector:
+        return np.broadcast_to(np.asarray(values, dtype=np.float64), self._shape)
+
+    def _running(self, running: _Running) -> Mask:
+        engine, name = self._ground.engine.name, self._pool.device_class.name
+        stays = np.zeros(self._shape, dtype=np.bool_)
+        for m, a in enumerate(self._asked if running else ()):
+            for k, layout in enumerate(self._layouts):
+                stays[m, k] = (a.demand.id, engine, name, layout) in running
+        return stays
+
+    def _dominated(self) -> Mask:
+        """Options that another allowed one beats: no more of anything, and worth as much."""
+        power, price = self._full(self._figures["power_w"]), self._full(self._figures["price_per_hour"])
+        tokens, values = self._full(self._figures["tokens_per_s"]), self._values
+        found = np.zeros(self._shape, dtype=np.bool_)
+        for a, small in enumerate(self._layouts):
+            for b, large in enumerate(self._layouts):
+                if a == b or not _within(small, large):
+                    continue
+                found[:, b] |= (
+                    self._allowed[:, a]
+                    & ~found[:, a]
+                    & (values[:, a] >= values[:, b])
+                    & (tokens[:, a] >= tokens[:, b])
+                    & (power[:, a] / small.pp <= power[:, b] / large.pp)
+                    & (power[:, a] <= power[:, b])
+                    & (price[:, a] <= price[:, b])
+                )
+        return found
+
+    def _option(self, m: int, k: int, rows: dict[str, Any] | None = None) -> Option:
+        asked = self._asked[m]
+        if rows is None:
+            figures = {n: float(self._full(self._figures[n])[m, k]) for n in _FIGURES}
+        else:
+            figures = {n: rows[n][m][k] for n in _FIGURES}
+        predicted = Predicted(**{**figures, "memory_bytes": int(figures["memory_bytes"])})
+        return Option(
+            demand=asked.demand,
+            facts=asked.facts,
+            pool=self._pool,
+            engine=self._ground.engine,
+            layout=self._layouts[k],
+            predicted=predicted,
+        )
+
+
+def _within(small: Layout, large: Layout) -> bool:
+    """Whether wherever the large layout finds room, the small one does."""
+    return small.tp <= large.tp and small.pp <= large.pp and small.shares <= large.shares
+
+
+# -- ledger ---------------------------------------------------------------------------------------------------------
 
 
 def nearest_misses(refused: Sequence[Rejection]) -> tuple[Rejection, ...]:
@@ -190,7 +392,8 @@ def nearest_misses(refused: Sequence[Rejection]) -> tuple[Rejection, ...]:
     return tuple(best.values())
 
 
-def _unknown(demand: Demand) -> Rejection:
+def unknown(demand: Demand) -> Rejection:
+    """Of a model of which no figures are known."""
     return Rejection(
         model=demand.id,
         constraint="model_missing",
@@ -200,7 +403,8 @@ def _unknown(demand: Demand) -> Rejection:
     )
 
 
-def _nothing(demand: Demand) -> Rejection:
+def nothing(demand: Demand) -> Rejection:
+    """Of a model where there is no device at all."""
     return Rejection(
         model=demand.id,
         constraint="inventory",

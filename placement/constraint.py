@@ -2,13 +2,17 @@
 
 A node rule says whether a model may use a node at all, an option rule whether a configuration may run on a pool of equal
 devices, a row rule adds capacities that all chosen replicas share. The search knows only these shapes, never a rule.
+
+An option rule that looks at predicted figures has two faces: `excess` measures by how much each of many options misses it,
+`check_option` says so of one. The ledger needs a sentence for the nearest miss alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol
 
 from .catalog import EngineFacts
 from .demand import App, Demand
@@ -39,6 +43,7 @@ class Pool:
         memory_bytes, shares: of each device.
         engines: that can start on its nodes; None = nobody asked.
         models: that may use its nodes.
+        compiled: the artifacts by model.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Pool:
     artifacts: frozenset[Artifact]
     models: frozenset[ModelId]
     blocks: tuple[Block, ...]
+    compiled: Mapping[str, tuple[Artifact, ...]]
 
     @property
     def units(self) -> int:
@@ -129,8 +135,10 @@ class Candidate:
 class Row:
     """A capacity: the sum of `amounts` over all chosen replicas may not exceed `limit`.
 
+    A minimum is a capacity with both signs turned: negative amounts under a negative limit.
+
     Attributes:
-        amounts: index of a candidate -> what one replica of it takes (> 0); absent = nothing.
+        amounts: index of a candidate -> what one replica of it takes; absent = nothing.
         hard: False for a cut that placement on nodes implies, which speeds the search but is no rule of its own.
     """
 
@@ -142,19 +150,51 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What row rules see: the app, the inventory and every candidate."""
+    """What row rules see: the app, the inventory and every candidate.
+
+    Attributes:
+        of_model, of_pool: indices of candidates.
+    """
 
     app: App
     inventory: Inventory
     pools: tuple[Pool, ...]
     candidates: tuple[Candidate, ...]
+    of_model: Mapping[ModelId, Sequence[int]]
+    of_pool: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Predicted options of several models on one pool, which all have the same layouts.
+
+    Attributes:
+        figures: fields of `Predicted`, each of shape (demands, layouts) or broadcasting to it.
+    """
+
+    pool: Pool
+    demands: tuple[Demand, ...]
+    layouts: tuple[Layout, ...]
+    figures: Mapping[str, Any]
+
+    def limit(self, get: Callable[[Demand], float | None]) -> list[list[float]]:
+        """A limit of each demand as a column; infinite where it has none."""
+        values = (get(demand) for demand in self.demands)
+        return [[inf if value is None else value] for value in values]
 
 
 class NodeRule(Protocol):
-    """Whether a model may use a node."""
+    """Which nodes a model may not use."""
 
-    def __call__(self, demand: Demand, node: Node, /) -> Rejection | None:
-        """None when it may."""
+    def __call__(self, demands: Sequence[Demand], nodes: Sequence[Node], /) -> Iterator[Rejection]:
+        """Yields one rejection per model and node; looks only at pairs that could be refused."""
+
+
+class ExcessRule(Protocol):
+    """By how much predicted options miss a limit."""
+
+    def __call__(self, columns: Columns, /) -> Any:
+        """Array of shape (demands, layouts), in the unit of the rule's shortage; 0 or less passes."""
 
 
 class OptionRule(Protocol):

@@ -77,25 +77,70 @@ class Incremental(Constraint):
 
 
 class Capacity(Incremental):
-    """No row over its limit."""
+    """No row over its limit, with what the variables still to come take at least.
 
-    def __init__(self, limits: Sequence[float]) -> None:
-        self._limits = [limit * (1 + _SLACK) + _SLACK for limit in limits]
+    Args:
+        prices: of the rows.
+        domains: of all variables, in the order in which they are assigned; None = what is to come is not looked at.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[float],
+        prices: Sequence[float] = (),
+        domains: Sequence[Sequence[Choice]] = (),
+    ) -> None:
+        self._limits = [limit + _SLACK * (1 + abs(limit)) for limit in limits]
         self._load = [0.0] * len(limits)
+        self._priced = [(row, price) for row, price in enumerate(prices) if price > 0]
+        self._level = 0
+        self._least, self._most = _to_come(domains, len(limits))
+
+    @property
+    def waste(self) -> float:
+        """Worth of what can no longer be filled, at the prices."""
+        most = self._most[min(self._level, len(self._most) - 1)]
+        load, limits = self._load, self._limits
+        return sum(
+            price * free
+            for row, price in self._priced
+            if (free := limits[row] - load[row] - most[row]) > 0
+        )
 
     def admit(self, choice: Choice) -> bool:
-        """Refuses a value that would break a row."""
+        """Refuses a value that would break a row, now or whatever comes."""
         load, limits = self._load, self._limits
-        if any(load[row] + amount > limits[row] for row, amount in choice.usage):
+        least = self._least[min(self._level + 1, len(self._least) - 1)]
+        if any(load[row] + amount + least[row] > limits[row] for row, amount in choice.usage):
             return False
         for row, amount in choice.usage:
             load[row] += amount
+        self._level += 1
         return True
 
     def withdraw(self, choice: Choice) -> None:
         """Gives back what it took."""
+        self._level -= 1
         for row, amount in choice.usage:
             self._load[row] -= amount
+
+
+def _to_come(
+    domains: Sequence[Sequence[Choice]], rows: int
+) -> tuple[list[list[float]], list[list[float]]]:
+    """For each number of assigned variables, what the others take of each row at least and at most."""
+    least, most = [[0.0] * rows], [[0.0] * rows]
+    for domain in reversed(domains):
+        amounts = [dict(choice.usage) for choice in domain]
+        touched = {row for usage in amounts for row in usage}
+        low, high = list(least[-1]), list(most[-1])
+        for row in touched:
+            taken = [usage.get(row, 0.0) for usage in amounts]
+            low[row] += min(taken)
+            high[row] += max(taken)
+        least.append(low)
+        most.append(high)
+    return least[::-1], most[::-1]
 
 
 class Ordered(Incremental):
@@ -188,6 +233,7 @@ class PricedSolver(Solver):
         max_steps: values tried.
         first: stop at the first leaf that packs.
         incumbent: worth of what is known already; only better leaves count.
+        waste: worth of room that can no longer be filled by what is to come.
 
     After `getSolution`: `best` holds the choices (None = none found), `value` their worth, and `complete` whether every
     branch was searched or ruled out, so that nothing better exists.
@@ -202,8 +248,10 @@ class PricedSolver(Solver):
         max_steps: int,
         first: bool = False,
         incumbent: float = -inf,
+        waste: Callable[[], float] | None = None,
     ) -> None:
         self._bound = bound
+        self._waste = waste or (lambda: 0.0)
         self._packs = packs
         self._should_stop = should_stop
         self._steps_left = max_steps
@@ -252,7 +300,9 @@ class PricedSolver(Solver):
             elif self._exhausted():
                 return
             elif self._enter(choice, rules):
-                if len(levels) < len(self._plan):
+                if losses[-1] + choice.loss + self._waste() >= self._allowed:
+                    self._leave(choice, rules)
+                elif len(levels) < len(self._plan):
                     losses.append(losses[-1] + choice.loss)
                     levels.append(iter(self._plan[len(levels)][0]))
                 elif self._leaf():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil
 from typing import Literal
 
 from .devices import BYTES_PER_VALUE, Dtype
@@ -73,16 +72,3 @@ def kv_bytes_per_token(facts: ModelFacts, arithmetic: Arithmetic) -> float:
     327680.0
     """
     return 2.0 * facts.layers * facts.kv_heads * facts.head_dim * _KV_BYTES[arithmetic]
-
-
-def device_bytes(
-    facts: ModelFacts, layout: Layout, *, weights: float, kv: float, overhead: int
-) -> int:
-    """Bytes on each device of the fullest stage.
-
-    Weights divide over the TP group; KV divides over as many devices as there are KV heads to divide.
-    """
-    stage = ceil(facts.layers / layout.pp) / facts.layers
-    return ceil(
-        stage * (weights / layout.tp + kv / min(layout.tp, max(facts.kv_heads, 1))) + overhead
-    )

@@ -1,25 +1,31 @@
-"""Puts chosen configurations on nodes and devices: depth-first, exact within its step limit.
+"""Puts chosen configurations on nodes and devices.
 
-Keeps what only nodes can tell: free devices of each island, shares of each device, spread, watts of nodes and racks, nodes of
-exclusive tenants. Prefers where a replica runs now, then the node of the previous stage, then the fullest block that fits.
+Two ways: `fill`, best fit with a few ejections, for any size; and here a depth-first search that is exact within its step
+limit, for sizes where that is worth trying. Both keep what only nodes can tell (`floor`): free devices of each island, shares
+of each device, spread, watts of nodes and racks, nodes of exclusive tenants. Both prefer where a replica runs now, then the
+node of the previous stage, then the fullest place that fits.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .constraint import Block, Candidate, Pool
 from .constraints.spread import domain
 from .demand import App
+from .fill import Fill
 from .floor import Floor, Request, Seat
-from .ids import SlotId
+from .ids import DeviceId, SlotId
 from .layout import layer_ranges
 from .plan import Plan, Slot, Stage
 
 MAX_STEPS = 600
 """Stages tried in vain before one packing is given up."""
+
+MAX_EXACT = 80
+"""Stages up to which the depth-first search is tried where best fit fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +39,17 @@ class Placed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packing:
-    """What came out. `placed` is None when nothing was found; `exact`: then there is nothing to find."""
+    """What came out.
+
+    Attributes:
+        placed: None when nothing was found.
+        exact: then there is nothing to find.
+        failed: candidate of a replica that found no place.
+    """
 
     placed: tuple[Placed, ...] | None
     exact: bool = True
+    failed: int | None = None
 
 
 class Packer:
@@ -56,40 +69,68 @@ class Packer:
         self._demands = {demand.id: demand for demand in app.demands}
         self._exclusive = {tenant.name for tenant in app.tenants if tenant.exclusive_nodes}
         self._should_stop = should_stop
-        self._by_config: dict[int, list[Slot]] = _current_by_candidate(candidates, current)
+        self.running: Mapping[int, Sequence[Slot]] = _current_by_candidate(
+            candidates, pools, current
+        )
         self._known: dict[tuple[int, ...], Packing] = {}
         self._steps_left = 0
 
     def allow(self, steps: int) -> None:
-        """Stages that may be tried from now on, over all packings; after that nothing is found, and none is sure."""
+        """Stages that the exact search may try from now on, over all packings; after that no failure is sure."""
         self._steps_left = steps
-
-    def continues(self, candidate: int) -> bool:
-        """Whether a replica runs in that configuration now."""
-        return candidate in self._by_config
 
     def pack(self, chosen: Sequence[int]) -> Packing:
         """Places one replica for each of the chosen candidates (indices, repeated for several replicas)."""
         key = tuple(sorted(chosen))
         known = self._known.get(key)
-        if known is None or (known.placed is None and not known.exact):
+        if known is None or (known.placed is None and not known.exact and self._steps_left > 0):
             known = self._known[key] = self._pack(key)
         return known
 
     def _pack(self, chosen: tuple[int, ...]) -> Packing:
-        if self._steps_left <= 0:
-            return Packing(placed=None, exact=False)
         requests = self._requests(chosen)
-        floor = Floor(self._app, self._pools, self._exclusive)
+        fill = Fill(self._floor(), self._pools, requests)
+        failed = fill.run()
+        if failed is None:
+            return Packing(placed=tuple(map(_placed, requests, fill.seats)))
+        if sum(request.config.layout.pp for request in requests) <= MAX_EXACT:
+            return self._descend(requests, failed)
+        return self._one_pool(requests, failed)
+
+    def _descend(
+        self, requests: list[Request], failed: int, floor: Floor | None = None
+    ) -> Packing:
+        """The exact search, as far as its steps go."""
+        if self._steps_left <= 0:
+            return Packing(placed=None, exact=False, failed=failed)
         stages = sum(request.config.layout.pp for request in requests)
         limit = min(stages + MAX_STEPS, self._steps_left)
-        search = _Descent(floor, requests, self._should_stop, limit)
+        search = _Descent(floor or self._floor(), requests, self._should_stop, limit)
         found = search.run()
         self._steps_left -= search.steps
-        return Packing(placed=tuple(search.placed) if found else None, exact=search.exact)
+        placed = tuple(search.placed) if found else None
+        return Packing(placed=placed, exact=search.exact, failed=failed)
+
+    def _one_pool(self, requests: list[Request], failed: int) -> Packing:
+        """The exact search for the pool where best fit failed, with best fit for all others."""
+        pool = self._candidates[failed].pool.name
+        inside = [r for r in requests if r.config.pool.name == pool]
+        outside = [r for r in requests if r.config.pool.name != pool]
+        floor = self._floor()
+        fill = Fill(floor, self._pools, outside)
+        other = fill.run()
+        if other is None and sum(r.config.layout.pp for r in inside) <= MAX_EXACT:
+            found = self._descend(inside, failed, floor)
+            if found.placed is not None:
+                placed = (*found.placed, *map(_placed, outside, fill.seats))
+                return Packing(placed=placed, failed=failed)
+        return Packing(placed=None, exact=False, failed=other or failed)
+
+    def _floor(self) -> Floor:
+        return Floor(self._app, self._pools, self._exclusive)
 
     def _requests(self, chosen: tuple[int, ...]) -> list[Request]:
-        running = {k: list(slots) for k, slots in self._by_config.items()}
+        running = {k: list(slots) for k, slots in self.running.items()}
         requests = []
         for k in chosen:
             slots = running.get(k)
@@ -117,31 +158,55 @@ def _urgency(request: Request) -> tuple[bool, float, bool, float, int]:
     )
 
 
+_Config = tuple[object, ...]
+
+
 def _current_by_candidate(
-    candidates: Sequence[Candidate], current: Plan | None
+    candidates: Sequence[Candidate], pools: Sequence[Pool], current: Plan | None
 ) -> dict[int, list[Slot]]:
+    """Slots of the current plan whose devices and configuration are still there."""
     found: dict[int, list[Slot]] = defaultdict(list)
     if current is None:
         return found
-    devices = [{d for b in c.pool.blocks for d in b.devices} for c in candidates]
+    pool_of: dict[DeviceId, str] = {
+        device: pool.name for pool in pools for block in pool.blocks for device in block.devices
+    }
+    known: dict[_Config, int] = {}
+    for k, candidate in enumerate(candidates):
+        known.setdefault(_config_of_candidate(candidate), k)
     for slot in current.slots:
-        for k, candidate in enumerate(candidates):
-            if _matches(slot, candidate) and devices[k].issuperset(slot.devices):
+        names = {pool_of.get(device, "") for device in slot.devices}
+        if len(names) == 1:
+            k = known.get(_config_of_slot(slot, names.pop()))
+            if k is not None:
                 found[k].append(slot)
-                break
     return found
 
 
-def _matches(slot: Slot, candidate: Candidate) -> bool:
+def _config_of_candidate(candidate: Candidate) -> _Config:
     layout, option = candidate.layout, candidate.option
+    ranges = layer_ranges(option.facts.layers, layout.pp)
     return (
-        slot.model == candidate.model
-        and slot.engine == option.engine.name
-        and slot.dtype == layout.dtype
-        and (slot.tp, slot.pp) == (layout.tp, layout.pp)
-        and all(stage.shares == layout.shares for stage in slot.stages)
-        and tuple(stage.layers for stage in slot.stages)
-        == layer_ranges(option.facts.layers, layout.pp)
+        candidate.model,
+        candidate.pool.name,
+        option.engine.name,
+        layout.dtype,
+        layout.tp,
+        layout.shares,
+        ranges,
+    )
+
+
+def _config_of_slot(slot: Slot, pool: str) -> _Config:
+    shares = {stage.shares for stage in slot.stages}
+    return (
+        slot.model,
+        pool,
+        slot.engine,
+        slot.dtype,
+        slot.tp,
+        shares.pop() if len(shares) == 1 else 0,
+        tuple(stage.layers for stage in slot.stages),
     )
 
 

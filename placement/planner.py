@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 
 from .bounds import Dual
-from .candidates import Options, enumerate_options, nearest_misses
+from .candidates import Asked, Options, enumerate_options, nearest_misses, nothing, unknown
 from .constraint import Candidate, Pool
 from .demand import App, Demand
 from .errors import PlacementError
@@ -23,6 +23,7 @@ from .problem import Problem, facts_of
 from .roofline import slowest_hop
 from .rows import Table, most_copies, overdrawn, tabulate
 from .search import Found, Search
+from .staying import stay_worths
 from .verify import verify
 
 PROVEN = 1e-6
@@ -54,13 +55,11 @@ def attempt(
     app, inventory = problem.app, problem.inventory
     refused = node_rejections(app.demands, inventory)
     pools = collapse(app.demands, inventory, refused)
-    options = {d.id: _options(problem, d, pools) for d in app.demands}
-    table = tabulate(
-        app, inventory, pools, tuple(c for o in options.values() for c in o.candidates)
-    )
+    options = _options(problem, pools)
+    table = tabulate(app, inventory, pools, options.candidates)
     rejections = _rejections(problem, refused, options, table)
-    possible = tuple(d for d in app.demands if any(c.model == d.id for c in table.candidates))
-    hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d not in possible)
+    possible = tuple(d for d in app.demands if d.id in table.of_model)
+    hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d.id not in table.of_model)
     if hopeless:
         return Attempt(plan=None, rejections=rejections, conflict=hopeless[:1])
     if short := _short(possible, table):
@@ -73,8 +72,16 @@ def attempt(
     if crowded:
         return Attempt(plan=None, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
+    current = problem.current
     found = Search(
-        table, searched, packer, should_stop=should_stop, seed=problem.seed, first=first
+        table,
+        searched,
+        packer,
+        should_stop=should_stop,
+        stay=stay_worths(table, packer.running),
+        known=dict(current.prices) if current else None,
+        seed=problem.seed,
+        first=first,
     ).run()
     if found.placed is None:
         return Attempt(plan=None, rejections=rejections, complete=found.complete)
@@ -89,24 +96,26 @@ def attempt(
     return Attempt(plan=plan, rejections=rejections)
 
 
-def _options(problem: Problem, demand: Demand, pools: tuple[Pool, ...]) -> Options:
-    return enumerate_options(
-        demand,
-        facts_of(demand, problem.inventory),
-        pools,
-        problem.app.policy,
-        slowest_hop(problem.inventory),
+def _options(problem: Problem, pools: tuple[Pool, ...]) -> Options:
+    """Options of every model whose figures are known, where there is a device at all."""
+    app, inventory = problem.app, problem.inventory
+    if not pools:
+        return Options(candidates=(), rejections=tuple(map(nothing, app.demands)))
+    facts = {d.id: facts_of(d, inventory) for d in app.demands}
+    asked = [Asked(demand=d, facts=known) for d in app.demands if (known := facts[d.id])]
+    found = enumerate_options(
+        asked, pools, app.policy, slowest_hop(inventory), problem.current
     )
+    missing = tuple(unknown(d) for d in app.demands if facts[d.id] is None)
+    return replace(found, rejections=(*missing, *found.rejections))
 
 
 def _rejections(
-    problem: Problem, refused: tuple[Rejection, ...], options: dict[ModelId, Options], table: Table
+    problem: Problem, refused: tuple[Rejection, ...], options: Options, table: Table
 ) -> tuple[Rejection, ...]:
     """Every reason found, by model in the order of the spec."""
-    health = [r for d in problem.app.demands for r in health_rejections(d, problem.inventory)]
-    every = [*refused, *health, *nearest_misses(table.rejections)]
-    for found in options.values():
-        every.extend(found.rejections)
+    health = health_rejections(problem.app.demands, problem.inventory)
+    every = [*refused, *health, *nearest_misses(table.rejections), *options.rejections]
     order = {d.id: k for k, d in enumerate(problem.app.demands)}
     return tuple(sorted(every, key=lambda r: order[r.model]))
 
@@ -116,7 +125,8 @@ def _short(possible: tuple[Demand, ...], table: Table) -> tuple[Rejection, ...]:
     found = []
     for demand in possible:
         wanted = demand.min_tokens_per_s
-        best = max(c.predicted.tokens_per_s for c in table.candidates if c.model == demand.id)
+        own = table.of_model[demand.id]
+        best = max(table.candidates[k].predicted.tokens_per_s for k in own)
         if wanted and demand.replicas_min and best * demand.replicas_max < wanted:
             reach = best * demand.replicas_max
             found.append(
@@ -162,7 +172,10 @@ def _plan(
     placed: tuple[Placed, ...],
     rejections: tuple[Rejection, ...],
 ) -> Plan:
-    bound = found.value if found.complete else max(found.value, found.dual.bound)
+    dual_bound = max(found.value, found.dual.bound)
+    bound = found.value if found.complete else dual_bound
+    proven = bound - found.value <= PROVEN * abs(bound)
+    by_prices = dual_bound - found.value <= PROVEN * abs(dual_bound)
     slots = _slots(problem, table, found.dual, placed)
     return Plan(
         generation=problem.inventory.generation,
@@ -170,7 +183,9 @@ def _plan(
         seed=problem.seed,
         value=found.value,
         bound=bound,
-        proven=bound - found.value <= PROVEN * abs(bound),
+        proven=proven,
+        dual_bound=dual_bound,
+        proof="prices" if by_prices else "search" if proven else "none",
         slots=slots,
         unplaced=_unplaced(problem.app, slots),
         rejections=rejections,
@@ -229,9 +244,7 @@ def _why(table: Table, dual: Dual, chosen: int) -> Why:
     """The best other configuration of the model at these prices, and the priced rows that this one uses."""
     own = table.candidates[chosen]
     others = [
-        k
-        for k, c in enumerate(table.candidates)
-        if c.model == own.model and _shape(c) != _shape(own)
+        k for k in table.of_model[own.model] if _shape(table.candidates[k]) != _shape(own)
     ]
     best = max(others, key=lambda k: (dual.reduced[k], -k), default=None)
     binding = tuple(

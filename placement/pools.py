@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .catalog import classes_of
@@ -41,18 +41,19 @@ class _Key:
         )
 
 
-def node_rejections(demands: Iterable[Demand], inventory: Inventory) -> tuple[Rejection, ...]:
+def node_rejections(demands: Sequence[Demand], inventory: Inventory) -> tuple[Rejection, ...]:
     """The first reason against each node and model; nodes that may be used do not appear."""
-    found = (
-        next((r for rule in NODE_RULES if (r := rule(demand, node))), None)
-        for demand in demands
-        for node in inventory.nodes
-    )
-    return tuple(r for r in found if r is not None)
+    found: dict[tuple[ModelId, str], Rejection] = {}
+    for refuse in NODE_RULES:
+        for rejection in refuse(demands, inventory.nodes):
+            found.setdefault((rejection.model, rejection.node), rejection)
+    return tuple(found.values())
 
 
-def health_rejections(demand: Demand, inventory: Inventory) -> tuple[Rejection, ...]:
-    """One row per node and class with devices that are not healthy."""
+def health_rejections(
+    demands: Sequence[Demand], inventory: Inventory
+) -> tuple[Rejection, ...]:
+    """Per model one row for each node and class with devices that are not healthy."""
     counts: dict[tuple[NodeId, str], int] = defaultdict(int)
     for node in inventory.nodes:
         for device in node.devices:
@@ -69,6 +70,7 @@ def health_rejections(demand: Demand, inventory: Inventory) -> tuple[Rejection, 
             resolvable=True,
             hint="see what `shardyard devices` says of them",
         )
+        for demand in demands
         for (node, device_class), count in counts.items()
     )
 
@@ -77,14 +79,18 @@ def collapse(
     demands: tuple[Demand, ...], inventory: Inventory, refused: Iterable[Rejection]
 ) -> tuple[Pool, ...]:
     """Pools of healthy devices, in a fixed order; `refused` are the node rejections."""
-    against = {(r.model, r.node) for r in refused}
     classes = classes_of(inventory)
     groups: dict[_Key, list[tuple[Node, Device]]] = defaultdict(list)
-    for node in inventory.nodes:
-        models = frozenset(d.id for d in demands if (d.id, node.id) not in against)
+    for node, models in _users(demands, inventory, refused):
+        artifacts = frozenset(node.artifacts)
+        keys: dict[tuple[str, int, int, bool], _Key] = {}
         for device in node.devices:
-            if device.health is Health.HEALTHY:
-                groups[_key(node, device, models)].append((node, device))
+            if device.health is not Health.HEALTHY:
+                continue
+            kind = (device.device_class, device.memory_bytes, device.shares, device.emulated)
+            if kind not in keys:
+                keys[kind] = _key(node, device, models, artifacts)
+            groups[keys[kind]].append((node, device))
     counts: dict[str, int] = defaultdict(int)
     pools = []
     for key in sorted(groups, key=_Key.order):
@@ -95,14 +101,30 @@ def collapse(
     return tuple(pools)
 
 
-def _key(node: Node, device: Device, models: frozenset[ModelId]) -> _Key:
+def _users(
+    demands: tuple[Demand, ...], inventory: Inventory, refused: Iterable[Rejection]
+) -> Iterator[tuple[Node, frozenset[ModelId]]]:
+    """Each node with the models that may use it; equal sets are one object, which makes comparing them cheap."""
+    against: dict[str, set[ModelId]] = defaultdict(set)
+    for rejection in refused:
+        against[rejection.node].add(rejection.model)
+    everybody = frozenset(d.id for d in demands)
+    known: dict[frozenset[ModelId], frozenset[ModelId]] = {}
+    for node in inventory.nodes:
+        models = everybody - against[node.id] if node.id in against else everybody
+        yield node, known.setdefault(models, models)
+
+
+def _key(
+    node: Node, device: Device, models: frozenset[ModelId], artifacts: frozenset[Artifact]
+) -> _Key:
     return _Key(
         device_class=device.device_class,
         memory_bytes=device.memory_bytes,
         shares=device.shares,
         emulated=device.emulated,
         engines=node.engines,
-        artifacts=frozenset(node.artifacts),
+        artifacts=artifacts,
         models=models,
     )
 
@@ -120,7 +142,15 @@ def _pool(
         artifacts=key.artifacts,
         models=key.models,
         blocks=_blocks(members),
+        compiled=_by_model(key.artifacts),
     )
+
+
+def _by_model(artifacts: frozenset[Artifact]) -> Mapping[str, tuple[Artifact, ...]]:
+    found: dict[str, list[Artifact]] = defaultdict(list)
+    for artifact in sorted(artifacts, key=str):
+        found[artifact.model].append(artifact)
+    return {model: tuple(own) for model, own in found.items()}
 
 
 def _blocks(members: list[tuple[Node, Device]]) -> tuple[Block, ...]:

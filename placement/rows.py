@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .constraint import Candidate, Pool, Row, Scope
 from .demand import App, Demand
+from .ids import ModelId
 from .inventory import Inventory
 from .plan import Rejection
 from .rules import ROW_RULES
@@ -18,11 +21,13 @@ class Table:
     """Candidates and the rows over them.
 
     Attributes:
+        of_model: indices of each model's candidates; a model without any is missing.
         usage: for each candidate its (row, amount) pairs.
         rejections: candidates that break a row alone.
     """
 
     candidates: tuple[Candidate, ...]
+    of_model: Mapping[ModelId, tuple[int, ...]]
     rows: tuple[Row, ...]
     usage: tuple[tuple[tuple[int, float], ...], ...]
     rejections: tuple[Rejection, ...]
@@ -33,33 +38,66 @@ def tabulate(
 ) -> Table:
     """The table of rows over the candidates that can hold alone."""
     rows = _rows(app, inventory, pools, candidates)
-    broken = {k: row for row in reversed(rows) for k, a in row.amounts.items() if _over(a, row)}
+    broken = {k: row for row in reversed(rows) for k in _breaking(row)}
+    kept = candidates
     if broken:
         kept = tuple(c for k, c in enumerate(candidates) if k not in broken)
         rows = _rows(app, inventory, pools, kept)
-    else:
-        kept = candidates
+    rows = _binding(rows, app, kept)
     usage: list[list[tuple[int, float]]] = [[] for _ in kept]
     for index, row in enumerate(rows):
         for k, amount in row.amounts.items():
             usage[k].append((index, amount))
     return Table(
         candidates=kept,
+        of_model=_grouped([c.model for c in kept]),
         rows=rows,
-        usage=tuple(tuple(pairs) for pairs in usage),
+        usage=tuple(map(tuple, usage)),
         rejections=tuple(_rejection(candidates[k], k, row) for k, row in sorted(broken.items())),
     )
+
+
+def _grouped(names: Sequence[str]) -> dict[ModelId, tuple[int, ...]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for k, name in enumerate(names):
+        found[name].append(k)
+    return {ModelId(name): tuple(own) for name, own in found.items()}
 
 
 def _rows(
     app: App, inventory: Inventory, pools: tuple[Pool, ...], candidates: tuple[Candidate, ...]
 ) -> tuple[Row, ...]:
-    scope = Scope(app=app, inventory=inventory, pools=pools, candidates=candidates)
+    scope = Scope(
+        app=app,
+        inventory=inventory,
+        pools=pools,
+        candidates=candidates,
+        of_model=_grouped([c.model for c in candidates]),
+        of_pool=_grouped([c.pool.name for c in candidates]),
+    )
     return tuple(row for rule in ROW_RULES for row in rule(scope) if row.amounts)
 
 
-def _over(amount: float, row: Row) -> bool:
-    return amount > row.limit * (1 + _SLACK) + _SLACK
+def _breaking(row: Row) -> list[int]:
+    limit = row.limit * (1 + _SLACK) + _SLACK
+    return [k for k, amount in row.amounts.items() if amount > limit] if row.limit >= 0 else []
+
+
+def _binding(
+    rows: tuple[Row, ...], app: App, candidates: tuple[Candidate, ...]
+) -> tuple[Row, ...]:
+    """Rows that all copies together could break: the others say nothing."""
+    copies = {demand.id: demand.replicas_max for demand in app.demands}
+    models = [c.model for c in candidates]
+
+    def most(row: Row) -> float:
+        worst: dict[ModelId, float] = {}
+        for k, amount in row.amounts.items():
+            if amount > worst.get(models[k], 0.0):
+                worst[models[k]] = amount
+        return sum(copies[model] * amount for model, amount in worst.items())
+
+    return tuple(row for row in rows if row.limit < 0 or most(row) > row.limit * (1 + _SLACK))
 
 
 def _rejection(candidate: Candidate, k: int, row: Row) -> Rejection:
@@ -75,10 +113,12 @@ def _rejection(candidate: Candidate, k: int, row: Row) -> Rejection:
 def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[tuple[Rejection, ...], ...]:
     """Rows that the copies which must run break whatever they choose: each proves that no plan exists.
 
-    One entry per such row, with a rejection for each model that takes of it; the fewest models come first.
+    One entry per row, the fewest models first: a rejection for each model that cannot avoid it.
     """
     found = []
     for row in table.rows:
+        if row.limit < 0:
+            continue
         least = {d.id: d.replicas_min * _least(table, row, d) for d in demands}
         total = sum(least.values())
         if total > row.limit * (1 + _SLACK) + _SLACK:
@@ -90,18 +130,20 @@ def most_copies(table: Table, demand: Demand) -> int:
     """Copies of a model that find room at most, if nothing else is placed."""
     least: dict[str, int] = {}
     units: dict[str, int] = {}
-    for candidate in (c for c in table.candidates if c.model == demand.id):
+    own = table.of_model[demand.id]
+    for candidate in (table.candidates[k] for k in own):
         pool = candidate.pool
-        units[pool.name] = pool.units
-        least[pool.name] = min(least.get(pool.name, pool.units), candidate.layout.units)
+        if pool.name not in units:
+            units[pool.name] = pool.units
+        least[pool.name] = min(least.get(pool.name, units[pool.name]), candidate.layout.units)
     room = sum(units[name] // least[name] for name in units)
-    shared = ((row.limit, _least(table, row, demand)) for row in table.rows)
+    everywhere = set.intersection(*({row for row, _ in table.usage[k]} for k in own))
+    shared = ((table.rows[r].limit, _least(table, table.rows[r], demand)) for r in everywhere)
     return min([room, *(int(limit * (1 + _SLACK) / each) for limit, each in shared if each > 0)])
 
 
 def _least(table: Table, row: Row, demand: Demand) -> float:
-    own = (k for k, c in enumerate(table.candidates) if c.model == demand.id)
-    return min((row.amounts.get(k, 0.0) for k in own), default=0.0)
+    return min((row.amounts.get(k, 0.0) for k in table.of_model[demand.id]), default=0.0)
 
 
 def _overdraft(row: Row, demand: Demand, total: float) -> Rejection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .constraint import NodeRule, OptionRule, RowRule
+from .constraint import ExcessRule, NodeRule, OptionRule, RowRule
 from .constraints import (
     artifact,
     availability,
@@ -18,13 +18,14 @@ from .constraints import (
     price,
     spread,
     tenancy,
+    throughput,
     window,
 )
 
 NODE_RULES: tuple[NodeRule, ...] = (
-    availability.check_node,
-    pins.check_node,
-    presence.check_node,
+    availability.refuse_nodes,
+    pins.refuse_nodes,
+    presence.refuse_nodes,
 )
 
 ENGINE_RULES: tuple[OptionRule, ...] = (
@@ -39,12 +40,16 @@ LAYOUT_RULES: tuple[OptionRule, ...] = (
     precision.check_option,
     parallelism.check_option,
     artifact.check_option,
-    memory.check_option,
-    latency.check_option,
-    power.check_option,
-    price.check_option,
 )
-"""Need the layout, from `memory` on also the prediction."""
+"""Need the layout. Without them a prediction may not be defined."""
+
+PREDICTED_RULES: tuple[tuple[ExcessRule, OptionRule], ...] = (
+    (memory.excess, memory.check_option),
+    (latency.excess, latency.check_option),
+    (power.excess, power.check_option),
+    (price.excess, price.check_option),
+)
+"""Need the prediction: both faces of each rule."""
 
 ROW_RULES: tuple[RowRule, ...] = (
     capacity.rows,
@@ -52,4 +57,5 @@ ROW_RULES: tuple[RowRule, ...] = (
     tenancy.rows,
     spread.rows,
     price.rows,
+    throughput.rows,
 )

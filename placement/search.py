@@ -1,34 +1,53 @@
-"""Finds the best set of replicas for a table: bound, branch and bound, neighbourhoods, packing. Deterministic for a seed.
+"""Finds the best set of replicas for a table: bound, rounding, packing, exact search, neighbourhoods. Deterministic for a seed.
 
 Knows candidates and rows, not where they come from; says honestly how far it got.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from .bounds import Dual, dual
+import numpy as np
+
+from .bounds import Dual, Mask, Relaxed, dual, relax
 from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver, Uniform
 from .demand import Demand
 from .ids import ModelId, slot_id
+from .labels import better_plans
 from .pack import Packer, Placed
 from .pyconstraint import CspProblem
+from .rounding import Copies, Rounding
 from .rows import Table
 
-KEEP_BONUS = 1e-9
-"""Relative worth of running on: it decides between equals and is far below the proof's tolerance."""
+ENOUGH = 1e-4
+"""Gap at which the search stops looking for something better, in plans that are too large to be proven."""
 
-FIRST_STEPS, LAST_STEPS = 5000, 5000
-"""Values tried by the whole search before and after the neighbourhoods."""
+PROVABLE = 60
+"""Copies up to which the exact search is tried."""
+
+CUTS = 16
+"""Times that rows are tightened because a choice could not be put on nodes."""
+
+FIRST_STEPS = 4000
+"""Values tried by the exact search of the whole."""
+
+EXTENSIONS = (6_000_000, 60_000_000)
+"""Partial plans judged before and after the neighbourhoods."""
+
+LEAVES = 200
+"""Better plans within all rows that are tried on nodes."""
+
+SMALLEST_STEPS = 5000
+"""Values tried, smallest configurations first, when nothing else found a plan."""
 
 ROUNDS, ROUND_STEPS, ROUND_PACK_STEPS = 120, 300, 150
-"""Neighbourhoods searched, values tried in each, and stages that the packer may try in each."""
+"""Neighbourhoods searched, values tried in each, and stages that the exact packer may try in each."""
 
 PACK_STEPS = 6000
-"""Stages that the packer may try in each search of the whole."""
+"""Stages that the exact packer may try in each search of the whole."""
 
 FREED, ADDED = 4, 3
 """Placed and unplaced copies that a neighbourhood holds at most."""
@@ -56,12 +75,15 @@ class _Frame:
     Attributes:
         fixed: candidates of the copies that stay.
         demands: what is searched, with the copies that are free.
+        prices, reduced: of rows and of candidates, which price the search.
         small: smallest configurations first, instead of the best.
         incumbent: worth of what the free copies have now.
     """
 
     fixed: tuple[int, ...]
     demands: tuple[Demand, ...]
+    prices: Sequence[float]
+    reduced: Sequence[float]
     small: bool = False
     incumbent: float = -inf
 
@@ -71,6 +93,8 @@ class Search:
 
     Args:
         demands: each has candidates in the table, in this order.
+        stay: for a candidate that replicas run in now, what leaving it costs each of them, in units of value.
+        known: prices of rows by name from which the bound starts.
         first: the first plan found will do.
     """
 
@@ -81,74 +105,262 @@ class Search:
         packer: Packer,
         *,
         should_stop: Callable[[], bool],
+        stay: Mapping[int, float],
+        known: Mapping[str, float] | None = None,
         seed: int = 0,
         first: bool = False,
     ) -> None:
         self._table = table
+        self._in_order = demands
         self._demands = tuple(sorted(demands, key=lambda d: (-d.priority, -d.replicas_min)))
         self._packer = packer
         self._should_stop = should_stop
+        self._stay = stay
         self._seed = seed
         self._first = first
-        self._values = tuple(
-            c.value * (1 + KEEP_BONUS * packer.continues(k)) for k, c in enumerate(table.candidates)
+        self._values = tuple(c.value for c in table.candidates)
+        self._worths = tuple(v + stay.get(k, 0.0) for k, v in enumerate(self._values))
+        self._dual = dual(table, demands, self._values, known)
+        self._own = table.of_model
+        self._whole = _Frame(
+            fixed=(),
+            demands=self._demands,
+            prices=self._dual.prices,
+            reduced=tuple(r + stay.get(k, 0.0) for k, r in enumerate(self._dual.reduced)),
         )
-        self._dual = dual(table, demands, self._values)
-        self._own: dict[ModelId, tuple[int, ...]] = {
-            d.id: tuple(k for k, c in enumerate(table.candidates) if c.model == d.id)
-            for d in demands
-        }
 
     def run(self) -> Found:
         """The best replicas found, and whether they are known to be the best."""
-        whole = _Frame(fixed=(), demands=self._demands)
+        if self._dual.impossible:
+            return Found(placed=None, value=0.0, dual=self._dual, complete=True)
+        chosen = self._rounded()
+        if chosen is not None and (self._first or self._near(chosen)):
+            return self._found(chosen, complete=False)
+        if sum(d.replicas_max for d in self._demands) <= PROVABLE:
+            return self._proven(chosen)
+        if chosen is None:
+            chosen = self._smallest()
+        if chosen is None:
+            return self._found(None, complete=False)
+        # What runs is disturbed as little as the rounding found necessary.
+        return self._found(chosen if self._stay else self._improve(chosen), complete=False)
+
+    def _near(self, chosen: Sequence[int]) -> bool:
+        """Whether nothing is left to gain, as far as the bound tells."""
+        copies = sum(d.replicas_max for d in self._demands)
+        gap = self._dual.bound - sum(self._values[k] for k in chosen)
+        return gap <= (1e-9 if copies <= PROVABLE else ENOUGH) * abs(self._dual.bound)
+
+    # -- rounding -------------------------------------------------------------------------------------------------
+
+    def _rounded(self) -> tuple[int, ...] | None:
+        """Rounds the fractional plan and packs it; what nodes cannot take is cut off and it is tried again."""
+        options = [relax(self._table, self._in_order, self._values)]
+        copies, allowed = self._copies(), self._one_kind()
+        for attempt in range(CUTS):
+            if attempt and self._should_stop():
+                return None
+            self._packer.allow(ROUND_PACK_STEPS * 10)
+            rounded = ((r, self._round_one(r, copies, allowed)) for r in options)
+            relaxed, chosen = next((pair for pair in rounded if pair[1] is not None), (None, None))
+            if relaxed is None or chosen is None:
+                return None
+            packing = self._packer.pack(chosen)
+            if packing.placed is not None:
+                return chosen
+            assert packing.failed is not None
+            options = self._cuts(relaxed, chosen, packing.failed)
+        return None
+
+    def _round_one(
+        self, relaxed: Relaxed, copies: Copies, allowed: Mask
+    ) -> tuple[int, ...] | None:
+        """Choices within every row, or None."""
+        prices = np.zeros(len(relaxed.limits))
+        priced = np.array([self._dual.prices[row] for row in relaxed.rows])
+        prices[: len(priced)] = priced * relaxed.unit[: len(priced)]
+        rounding = Rounding(relaxed, prices, copies, allowed)
+        rounding.round(np.array(self._dual.weights))
+        if not rounding.repair():
+            return None
+        rounding.improve()
+        return self._covered(rounding)
+
+    def _copies(self) -> Copies:
+        """One entry per copy; those that run now first, the most worth first."""
+        model: list[int] = []
+        home: list[int] = []
+        stay: list[float] = []
+        for m, demand in enumerate(self._in_order):
+            running = [
+                k for k in self._own[demand.id] for _ in self._packer.running.get(k, ())
+            ]
+            running.sort(key=lambda k: -self._worths[k])
+            homes = (running + [-1] * demand.replicas_max)[: demand.replicas_max]
+            model += [m] * demand.replicas_max
+            home += homes
+            stay += [self._stay.get(k, 0.0) for k in homes]
+        return Copies(model=np.array(model, np.intp), home=np.array(home, np.intp), stay=np.array(stay))
+
+    def _one_kind(self) -> Mask:
+        """Candidates without those of a model's lesser kind: a model is served by real or by emulated engines."""
+        allowed = np.ones(len(self._values), dtype=np.bool_)
+        for own in self._own.values():
+            emulated = [self._table.candidates[k].pool.emulated for k in own]
+            if any(emulated) and not all(emulated):
+                weight: dict[bool, float] = defaultdict(float)
+                for k, kind in zip(own, emulated, strict=True):
+                    there = 1e6 * (k in self._packer.running)
+                    weight[kind] += self._dual.weights[k] + there
+                for k, kind in zip(own, emulated, strict=True):
+                    allowed[k] = weight[kind] >= weight[not kind]
+        return allowed
+
+    def _covered(self, rounding: Rounding) -> tuple[int, ...] | None:
+        """The choices, without those of optional models that miss their minimum throughput; None when a model must run."""
+        chosen = [k for k in rounding.chosen.tolist() if k != rounding.nothing]
+        reached: dict[ModelId, float] = defaultdict(float)
+        for k in chosen:
+            candidate = self._table.candidates[k]
+            reached[candidate.model] += candidate.predicted.tokens_per_s
+        missed = {
+            d.id: d.replicas_min
+            for d in self._demands
+            if d.id in reached and reached[d.id] < (d.min_tokens_per_s or 0.0) * (1 - 1e-9)
+        }
+        if any(missed.values()):
+            return None
+        return tuple(k for k in chosen if self._table.candidates[k].model not in missed)
+
+    def _cuts(self, relaxed: Relaxed, chosen: Sequence[int], failed: int) -> list[Relaxed]:
+        """The relaxation with a cut, several ways: fewer of that model in the pool, or less of the pool altogether."""
+        candidate = self._table.candidates[failed]
+        pool, demand = candidate.pool.name, candidate.option.demand
+        same = [k for k in self._own[demand.id] if self._table.candidates[k].pool.name == pool]
+        there = sum(k in same for k in chosen)
+        column = np.zeros((len(relaxed.values), 1))
+        column[same] = 1.0 / there
+        fewer = replace(
+            relaxed,
+            usage=np.hstack([relaxed.usage, column]),
+            limits=np.append(relaxed.limits, (there - 1) / there),
+        )
+        inside = [k for k in chosen if self._table.candidates[k].pool.name == pool]
+        largest = max(inside, key=lambda k: self._table.candidates[k].layout.tp)
+        tighter = [self._closed(relaxed, k) for k in dict.fromkeys((failed, largest))]
+        return [fewer, *tighter] if demand.spread != "none" else [*tighter, fewer]
+
+    def _closed(self, relaxed: Relaxed, k: int) -> Relaxed:
+        """One group like that of a candidate less in its pool."""
+        name, layout = self._table.candidates[k].pool.name, self._table.candidates[k].layout
+        limits = relaxed.limits.copy()
+        rows = {row: position for position, row in enumerate(relaxed.rows.tolist())}
+        for row, amount in self._table.usage[k]:
+            if row in rows and self._table.rows[row].name.startswith(f"devices:{name}"):
+                limits[rows[row]] -= amount / layout.pp / relaxed.unit[rows[row]]
+        return replace(relaxed, limits=limits)
+
+    # -- exact search and neighbourhoods ----------------------------------------------------------------------------
+
+    def _proven(self, chosen: tuple[int, ...] | None) -> Found:
+        """For few copies: everything that could be better, as far as the steps go."""
+        whole = replace(self._whole, incumbent=self._worth(chosen))
         self._packer.allow(PACK_STEPS)
-        solver = self._solve(whole, FIRST_STEPS)
-        if solver.best is None and not solver.complete:
-            self._packer.allow(PACK_STEPS)
-            solver = self._solve(replace(whole, small=True), FIRST_STEPS, first=True)
-            if solver.best is not None:
-                solver.complete = False
-        if solver.best is None and not any(d.replicas_min for d in self._demands):
-            return self._found((), complete=False)
-        if solver.best is None or solver.complete or self._first:
-            return self._found(_chosen(solver), solver.complete and not self._first)
-        chosen = self._improve(_chosen(solver) or ())
+        solver = self._solve(whole, FIRST_STEPS, first=self._first)
+        found = self._better(_chosen(solver), chosen)
+        if solver.complete and not self._first:
+            return self._found(found, complete=not self._stay)
+        if found is None:
+            found = self._smallest()
+        if found is None and not any(d.replicas_min for d in self._demands):
+            found = ()
+        if found is None or self._first:
+            return self._found(found, complete=False)
+        if self._stay:
+            return self._found(self._improve(found), complete=False)
+        found, complete = self._exhausted(found, EXTENSIONS[0])
+        if not complete:
+            found, complete = self._exhausted(self._improve(found), EXTENSIONS[1])
+        return self._found(found, complete=complete)
+
+    def _exhausted(
+        self, chosen: tuple[int, ...], extensions: int
+    ) -> tuple[tuple[int, ...], bool]:
+        """The best choice of all that are better and pack, and whether none was left out."""
+        relaxed = relax(self._table, self._in_order, self._values)
+        if len(relaxed.rows) < len(self._table.rows):
+            return chosen, False
+        prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
+        better = better_plans(
+            relaxed, prices, self._worth(chosen), self._admits, extensions
+        )
         self._packer.allow(PACK_STEPS)
-        last = replace(whole, incumbent=self._worth(chosen))
-        solver = self._solve(last, LAST_STEPS)
-        return self._found(_chosen(solver) or chosen, solver.complete)
+        complete = better.complete
+        for plan in better.plans[:LEAVES]:
+            packing = self._packer.pack(plan)
+            if packing.placed is not None:
+                return plan, complete
+            complete = complete and packing.exact
+        return chosen, complete and len(better.plans) <= LEAVES
+
+    def _admits(self, chosen: Sequence[int]) -> bool:
+        """What holds within one model whatever others do: one kind of engine, and the minimum throughput."""
+        candidates = [self._table.candidates[k] for k in chosen]
+        if len({c.pool.emulated for c in candidates}) > 1:
+            return False
+        wanted = candidates[0].option.demand.min_tokens_per_s if candidates else None
+        reached = sum(c.predicted.tokens_per_s for c in candidates)
+        return wanted is None or reached >= wanted * (1 - 1e-9)
+
+    def _better(
+        self, one: tuple[int, ...] | None, other: tuple[int, ...] | None
+    ) -> tuple[int, ...] | None:
+        return one if self._worth(one) > self._worth(other) else other
+
+    def _smallest(self) -> tuple[int, ...] | None:
+        """Any plan: the smallest configurations first."""
+        self._packer.allow(PACK_STEPS)
+        whole = replace(self._whole, small=True)
+        return _chosen(self._solve(whole, SMALLEST_STEPS, first=True))
 
     def _found(self, chosen: tuple[int, ...] | None, complete: bool) -> Found:
         if chosen is None:
             return Found(placed=None, value=0.0, dual=self._dual, complete=complete)
         return Found(
             placed=self._packer.pack(chosen).placed,
-            value=sum(self._table.candidates[k].value for k in chosen),
+            value=sum(self._values[k] for k in chosen),
             dual=self._dual,
             complete=complete,
         )
 
-    def _worth(self, chosen: Sequence[int]) -> float:
-        return sum(self._values[k] for k in chosen)
+    def _worth(self, chosen: Sequence[int] | None) -> float:
+        """Value of choices with what staying is worth; each running replica counts once."""
+        if chosen is None:
+            return -inf
+        counts = Counter(chosen)
+        stays = sum(
+            min(counts[k], len(slots)) * self._stay.get(k, 0.0)
+            for k, slots in self._packer.running.items()
+        )
+        return sum(self._values[k] for k in chosen) + stays
 
     def _improve(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
         """Frees a few copies at a time, together with unplaced ones, and searches these alone."""
         draw = _Draw(self._seed)
         for _ in range(ROUNDS):
-            if self._should_stop():
+            if self._should_stop() or self._near(chosen):
                 break
             self._packer.allow(ROUND_PACK_STEPS)
-            frame, freed = self._neighbourhood(chosen, draw)
-            solver = self._solve(frame, ROUND_STEPS)
+            solver = self._solve(frame := self._neighbourhood(chosen, draw), ROUND_STEPS)
             better = _chosen(solver)
-            if better is not None and self._worth(better) > self._worth(freed) * (1 + 1e-9):
-                chosen = (*frame.fixed, *better)
+            if better is None:
+                continue
+            after = (*frame.fixed, *better)
+            if self._worth(after) > self._worth(chosen) * (1 + 1e-9):
+                chosen = after
         return chosen
 
-    def _neighbourhood(
-        self, chosen: tuple[int, ...], draw: _Draw
-    ) -> tuple[_Frame, tuple[int, ...]]:
+    def _neighbourhood(self, chosen: tuple[int, ...], draw: _Draw) -> _Frame:
         rest = list(chosen)
         freed = tuple(rest.pop(draw.below(len(rest))) for _ in range(min(FREED, len(rest))))
         fixed, free = self._count(rest), self._count(freed)
@@ -167,8 +379,8 @@ class Search:
             for d in self._demands
             if free[d.id] + added[d.id]
         )
-        frame = _Frame(fixed=tuple(rest), demands=demands, incumbent=self._worth(freed))
-        return frame, freed
+        worth = self._worth(chosen) - self._worth(rest)
+        return replace(self._whole, fixed=tuple(rest), demands=demands, incumbent=worth)
 
     def _count(self, chosen: Sequence[int]) -> Counter[ModelId]:
         return Counter(self._table.candidates[k].model for k in chosen)
@@ -180,15 +392,16 @@ class Search:
                 limits[row] -= amount
         variables: list[tuple[str, list[Choice]]] = []
         rules: list[tuple[Incremental, list[str]]] = []
-        bound = sum(p * b for p, b in zip(self._dual.prices, limits, strict=True))
+        bound = sum(p * b for p, b in zip(frame.prices, limits, strict=True))
         for demand in frame.demands:
             must, may = (self._choices(frame, demand, optional=o) for o in (False, True))
             own = [str(slot_id(demand.id, k)) for k in range(demand.replicas_max)]
             domains = [must if k < demand.replicas_min else may for k in range(len(own))]
             variables.extend(zip(own, domains, strict=True))
             rules.extend((rule, own) for rule in self._rules(frame, demand) if own)
-            bound += sum(self._reference(demand, optional=d is may) for d in domains)
-        rules.append((Capacity(limits), [name for name, _ in variables]))
+            bound += sum(self._reference(frame, demand, optional=d is may) for d in domains)
+        capacity = Capacity(limits, frame.prices, self._useful(variables, bound, frame))
+        rules.append((capacity, [name for name, _ in variables]))
         solver = PricedSolver(
             bound=bound,
             packs=lambda free: self._packs((*frame.fixed, *free)),
@@ -196,26 +409,34 @@ class Search:
             max_steps=max_steps,
             first=first or self._first,
             incumbent=frame.incumbent,
+            waste=lambda: capacity.waste,
         )
         _search(solver, variables, rules)
         return solver
+
+    def _useful(
+        self, variables: list[tuple[str, list[Choice]]], bound: float, frame: _Frame
+    ) -> list[list[Choice]]:
+        """The domains without values that alone give up too much to better the incumbent."""
+        allowed = bound - frame.incumbent
+        return [[c for c in domain if c.loss <= allowed] or domain for _, domain in variables]
 
     def _packs(self, chosen: Sequence[int]) -> tuple[bool, bool]:
         packing = self._packer.pack(chosen)
         return packing.placed is not None, packing.exact
 
-    def _reference(self, demand: Demand, *, optional: bool) -> float:
+    def _reference(self, frame: _Frame, demand: Demand, *, optional: bool) -> float:
         """The best reduced worth of one copy."""
-        best = max(self._dual.reduced[k] for k in self._own[demand.id])
+        best = max(frame.reduced[k] for k in self._own[demand.id])
         return max(best, 0.0) if optional else best
 
     def _choices(self, frame: _Frame, demand: Demand, *, optional: bool) -> list[Choice]:
         """The values of one copy, least loss first (or smallest first); an optional copy may also stay unplaced."""
-        reduced, values = self._dual.reduced, self._values
+        reduced, values = frame.reduced, self._worths
         own = sorted(self._own[demand.id], key=lambda k: (-reduced[k], -values[k], k))
         if frame.small:
             own.sort(key=self._size)
-        reference = self._reference(demand, optional=optional)
+        reference = self._reference(frame, demand, optional=optional)
         choices = [
             Choice(
                 model=demand.id,

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from .plan import Infeasible, Plan
 from .problem import Problem, check
-
-WORTH_MOVING = 0.05
-"""Relative gain below which a plan that still holds is left as it is: every move restarts a healthy replica."""
-
 
 def never() -> bool:
     """The default of `should_stop`."""
@@ -42,27 +37,5 @@ def solve(problem: Problem, should_stop: Callable[[], bool] = never) -> Plan | I
     check(problem)
     result = attempt(problem, should_stop)
     if result.plan is not None:
-        return _steady(problem, result.plan)
+        return result.plan
     return explain_infeasible(problem, result, should_stop)
-
-
-def _steady(problem: Problem, fresh: Plan) -> Plan:
-    """What runs now, when it still holds and a fresh plan gains too little to be worth the restarts."""
-    from .planner import PROVEN
-    from .verify import verify
-
-    current = problem.current
-    if current is None or len(current.slots) < len(fresh.slots):
-        return fresh
-    if fresh.value - current.value > WORTH_MOVING * abs(fresh.value):
-        return fresh
-    bound = max(fresh.bound, current.value)
-    kept = replace(
-        fresh,
-        slots=current.slots,
-        unplaced=current.unplaced,
-        value=current.value,
-        bound=bound,
-        proven=bound - current.value <= PROVEN * abs(bound),
-    )
-    return fresh if verify(problem, kept) else kept

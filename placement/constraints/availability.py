@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..demand import Demand
 from ..inventory import Node
 from ..plan import Rejection
@@ -20,3 +22,9 @@ def check_node(demand: Demand, node: Node) -> Rejection | None:
         resolvable=True,
         hint=f"lift the cordon of {node.id}",
     )
+
+
+def refuse_nodes(demands: Sequence[Demand], nodes: Sequence[Node]) -> Iterator[Rejection]:
+    """Refuses cordoned nodes to everybody."""
+    cordoned = [node for node in nodes if node.cordoned]
+    yield from (r for d in demands for n in cordoned if (r := check_node(d, n)))

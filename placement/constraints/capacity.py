@@ -16,7 +16,7 @@ _PARTS = 4
 def rows(scope: Scope) -> Iterator[Row]:
     """Units of each pool, then its ladder."""
     for pool in scope.pools:
-        own = {k: c for k, c in enumerate(scope.candidates) if c.pool.name == pool.name}
+        own = {k: scope.candidates[k] for k in scope.of_pool.get(pool.name, ())}
         units = {k: float(c.layout.units) for k, c in own.items()}
         yield Row(name=f"devices:{pool.name}", limit=float(pool.units), amounts=units)
         yield from _groups(pool, own)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ..constraint import Option
+from typing import Any
+
+import numpy as np
+
+from ..constraint import Columns, Option
 from ..plan import Rejection
 
 NAME = "latency"
@@ -16,6 +20,13 @@ def check_option(option: Option) -> Rejection | None:
     return _late(option, "time to first token", predicted.ttft_s, demand.max_ttft_s) or _late(
         option, "time per token", predicted.token_s, demand.max_token_s
     )
+
+
+def excess(columns: Columns) -> Any:
+    """Seconds beyond the tighter of both limits."""
+    first = columns.figures["ttft_s"] - np.array(columns.limit(lambda d: d.max_ttft_s))
+    token = columns.figures["token_s"] - np.array(columns.limit(lambda d: d.max_token_s))
+    return np.maximum(first, token)
 
 
 def _late(option: Option, what: str, expected_s: float, limit_s: float | None) -> Rejection | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ..constraint import Option
+from typing import Any
+
+import numpy as np
+
+from ..constraint import Columns, Option
 from ..plan import Rejection
 from ..units import GIB, gib
 
@@ -22,3 +26,10 @@ def check_option(option: Option) -> Rejection | None:
         shortage=round((needed - there) / GIB, 3),
         resolvable=True,
     )
+
+
+def excess(columns: Columns) -> Any:
+    """GiB missing on each device."""
+    pool = columns.pool
+    there = [pool.memory_bytes * layout.shares // pool.shares for layout in columns.layouts]
+    return (columns.figures["memory_bytes"] - np.array(there, dtype=np.float64)) / GIB

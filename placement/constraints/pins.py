@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..constraint import Option
 from ..demand import Demand
 from ..inventory import Node
@@ -19,6 +21,12 @@ def check_node(demand: Demand, node: Node) -> Rejection | None:
         reason=f"{demand.id} is pinned to {', '.join(sorted(demand.pin_nodes))}, not to {node.id}",
         hint=f"add {node.id} to models.{demand.id}.constraints.pin.node",
     )
+
+
+def refuse_nodes(demands: Sequence[Demand], nodes: Sequence[Node]) -> Iterator[Rejection]:
+    """Refuses all other nodes to pinned models."""
+    pinned = [demand for demand in demands if demand.pin_nodes is not None]
+    yield from (r for d in pinned for n in nodes if (r := check_node(d, n)))
 
 
 def check_option(option: Option) -> Rejection | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from ..constraint import Option, Row, Scope
+import numpy as np
+
+from ..constraint import Columns, Option, Row, Scope
 from ..plan import Rejection
 
 NAME = "power"
@@ -26,6 +29,11 @@ def check_option(option: Option) -> Rejection | None:
     )
 
 
+def excess(columns: Columns) -> Any:
+    """Watts beyond the model's own limit."""
+    return columns.figures["power_w"] - np.array(columns.limit(lambda d: d.power_budget_w))
+
+
 def rows(scope: Scope) -> Iterator[Row]:
     """Watts of the cluster and of each model, and cuts that follow from the budgets of nodes and racks."""
     watts = {k: c.predicted.power_w for k, c in enumerate(scope.candidates)}
@@ -33,7 +41,7 @@ def rows(scope: Scope) -> Iterator[Row]:
         yield Row(name="power:cluster", limit=scope.app.budgets.cluster_w, amounts=watts)
     for demand in scope.app.demands:
         if demand.power_budget_w is not None:
-            own = {k: w for k, w in watts.items() if scope.candidates[k].model == demand.id}
+            own = {k: watts[k] for k in scope.of_model.get(demand.id, ())}
             yield Row(name=f"power:{demand.id}", limit=demand.power_budget_w, amounts=own)
     yield from _racks(scope, watts)
     yield from _nodes(scope, watts)
@@ -52,7 +60,7 @@ def _nodes(scope: Scope, watts: dict[int, float]) -> Iterator[Row]:
     if limit is None:
         return
     for pool in scope.pools:
-        own = {k: c for k, c in enumerate(scope.candidates) if c.pool.name == pool.name}
+        own = {k: scope.candidates[k] for k in scope.of_pool.get(pool.name, ())}
         nodes, amounts = len(pool.nodes), {k: watts[k] for k in own}
         name = f"power:nodes:{pool.name}"
         yield Row(name=name, limit=limit * nodes, amounts=amounts, hard=False)

@@ -5,6 +5,8 @@ A rejection names the node's own reason and the command that mends it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..constraint import Option
 from ..demand import Demand
 from ..inventory import Node
@@ -18,6 +20,12 @@ def check_node(demand: Demand, node: Node) -> Rejection | None:
     real = any(not device.emulated for device in node.devices)
     needed = (demand.model.source, demand.model.tokenizer) if real else (demand.model.tokenizer,)
     return next((r for source in needed if (r := _missing(demand, node, source))), None)
+
+
+def refuse_nodes(demands: Sequence[Demand], nodes: Sequence[Node]) -> Iterator[Rejection]:
+    """Refuses nodes that were asked and lack something."""
+    asked = [node for node in nodes if node.models is not None]
+    yield from (r for d in demands for n in asked if (r := check_node(d, n)))
 
 
 def check_option(option: Option) -> Rejection | None:

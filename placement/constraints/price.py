@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from ..constraint import Option, Row, Scope
+import numpy as np
+
+from ..constraint import Columns, Option, Row, Scope
 from ..plan import Rejection
 
 
@@ -21,13 +24,15 @@ def check_option(option: Option) -> Rejection | None:
     )
 
 
+def excess(columns: Columns) -> Any:
+    """Price per hour beyond the model's own limit."""
+    return columns.figures["price_per_hour"] - np.array(columns.limit(lambda d: d.max_price_per_hour))
+
+
 def rows(scope: Scope) -> Iterator[Row]:
     """One row per model with a ceiling."""
     for demand in scope.app.demands:
         if demand.max_price_per_hour is not None:
-            amounts = {
-                k: c.predicted.price_per_hour
-                for k, c in enumerate(scope.candidates)
-                if c.model == demand.id
-            }
+            own = scope.of_model.get(demand.id, ())
+            amounts = {k: scope.candidates[k].predicted.price_per_hour for k in own}
             yield Row(name=f"price:{demand.id}", limit=demand.max_price_per_hour, amounts=amounts)

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from math import ceil
 
-from ..constraint import Block, Pool, Row, Scope
+from ..constraint import Block, Candidate, Row, Scope
 from ..demand import Demand
 
 
 def rows(scope: Scope) -> Iterator[Row]:
-    """Replicas of a spread model: no more in a pool than it has nodes (or racks), nor in all pools together."""
+    """Replicas of a spread model take no more nodes (or racks) of a pool than there are, nor of all pools together."""
+    domains: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+        pool.name: (pool.nodes, frozenset(block.rack for block in pool.blocks))
+        for pool in scope.pools
+    }
     for demand in scope.app.demands:
         if demand.spread == "none":
             continue
-        own = {k: c for k, c in enumerate(scope.candidates) if c.model == demand.id}
-        used = [pool for pool in scope.pools if any(c.pool.name == pool.name for c in own.values())]
-        for pool in used:
-            inside = {k: 1.0 for k, c in own.items() if c.pool.name == pool.name}
-            yield _row(demand, f":{pool.name}", _domains(demand, (pool,)), inside)
-        yield _row(demand, "", _domains(demand, tuple(used)), dict.fromkeys(own, 1.0))
+        inside: dict[str, dict[int, float]] = {}
+        for k in scope.of_model.get(demand.id, ()):
+            candidate = scope.candidates[k]
+            taken = 1.0 if demand.spread == "rack" else _nodes(candidate)
+            inside.setdefault(candidate.pool.name, {})[k] = taken
+        there = {name: domains[name][demand.spread == "rack"] for name in inside}
+        for name, amounts in inside.items():
+            yield _row(demand, f":{name}", len(there[name]), amounts)
+        together = {k: n for amounts in inside.values() for k, n in amounts.items()}
+        yield _row(demand, "", len(frozenset().union(*there.values())), together)
+
+
+def _nodes(candidate: Candidate) -> float:
+    """Nodes that a replica is on at least."""
+    room: Counter[str] = Counter()
+    layout, pool = candidate.layout, candidate.pool
+    for block in pool.blocks:
+        room[block.node] += len(block.devices) * (pool.shares // layout.shares) // layout.tp
+    return float(ceil(layout.pp / max(room.values())))
 
 
 def _row(demand: Demand, suffix: str, domains: int, amounts: dict[int, float]) -> Row:
     return Row(
         name=f"spread:{demand.id}{suffix}", limit=float(domains), amounts=amounts, hard=False
     )
-
-
-def _domains(demand: Demand, pools: tuple[Pool, ...]) -> int:
-    return len({domain(demand, block) for pool in pools for block in pool.blocks})
 
 
 def domain(demand: Demand, block: Block) -> str:

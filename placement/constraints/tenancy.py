@@ -15,7 +15,7 @@ def rows(scope: Scope) -> Iterator[Row]:
             amounts = {
                 k: float(c.layout.units)
                 for k, c in enumerate(scope.candidates)
-                if tenant_of[c.model] == tenant.name and c.pool.device_class.name == device_class
+                if c.pool.device_class.name == device_class and tenant_of[c.model] == tenant.name
             }
             yield Row(
                 name=f"tenant:{tenant.name}:{device_class}", limit=float(limit), amounts=amounts
