@@ -8,13 +8,15 @@ not what other models take.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifacts import compiled_dtypes
+from .calibration import Calibration
 from .catalog import EngineFacts, engines_for
 from .constraint import Candidate, Columns, Option, Pool
 from .demand import Demand
@@ -23,7 +25,9 @@ from .layout import Layout, stored_dtype
 from .modelspec import ModelFacts
 from .plan import Plan, Predicted, Rejection
 from .policy import Policy
+from .prediction import Evidence, adjusted, build_s
 from .pyconstraint import BacktrackingSolver, Constraint, CspProblem
+from .remote import remote_layout
 from .roofline import CASE, Ground, Hop, demand_figures, dtype_figures, predict_columns
 from .rules import ENGINE_RULES, LAYOUT_RULES, PREDICTED_RULES
 from .score import quality, weight_of
@@ -102,6 +106,7 @@ def enumerate_options(
     policy: Policy,
     hop: Hop,
     current: Plan | None = None,
+    calibrations: tuple[Calibration, ...] = (),
 ) -> Options:
     """Every allowed configuration of each model that could be worth choosing, and why the others are not.
 
@@ -125,7 +130,7 @@ def enumerate_options(
                     device_shares=pool.shares,
                     hop=hop,
                 )
-                found = _Batch(ground, pool, layouts, batch, policy, running)
+                found = _Batch(ground, pool, layouts, batch, policy, running, calibrations)
                 for candidate in found.candidates():
                     candidates[candidate.model].append(candidate)
                 rejections.extend(found.rejections())
@@ -189,8 +194,20 @@ def _key(option: Option) -> tuple[object, ...]:
         min(facts.layers, option.engine.pp),
         stored_dtype(facts) if facts.weights_bytes else "",
         demand.dtype,
-        option.pool.compiled.get(demand.id, ()) if option.engine.build_s else (),
+        *_compiled_key(option),
+        demand.concurrency if option.pool.device_class.endpoint else 0,
     )
+
+
+def _compiled_key(option: Option) -> tuple[object, ...]:
+    """What the artifact rule looks at."""
+    if not option.engine.build_s:
+        return ((), 0, 0, "")
+    demand = option.demand
+    held = option.pool.compiled.get(demand.id, ())
+    bucketed = any(a.batch or a.length for a in held)
+    sizes = (demand.concurrency, demand.context) if bucketed else (0, 0)
+    return (held, *sizes, demand.build)
 
 
 def _cut(option: Option) -> _Cut:
@@ -200,7 +217,7 @@ def _cut(option: Option) -> _Cut:
         "dtype": _dtypes(option),
         "tp": option.engine.tp,
         "pp": tuple(range(1, option.engine.pp + 1)),
-        "shares": _share_counts(option.pool.shares),
+        "shares": _share_counts(option),
     }
     for name in VARIABLES:
         csp.addVariable(name, list(domains[name]))
@@ -213,16 +230,24 @@ def _cut(option: Option) -> _Cut:
 
 
 def _dtypes(option: Option) -> tuple[Dtype, ...]:
+    if option.pool.device_class.endpoint is not None:
+        return (remote_layout(option.demand).dtype,)
     if option.demand.dtype is not None:
         return (option.demand.dtype,)
+    compiled = compiled_dtypes(option.pool.artifacts, option.demand, option.pool.device_class.name)
+    if option.engine.build_s and compiled:
+        return compiled
     if option.engine.stored_weights and option.facts.weights_bytes:
         return (stored_dtype(option.facts),)
     computes = {dtype for dtype, _ in option.pool.device_class.flops} & set(option.engine.dtypes)
     return cast("tuple[Dtype, ...]", tuple(d for d in _AUTO if d in computes)[:1] or _AUTO[:1])
 
 
-def _share_counts(shares: int) -> tuple[int, ...]:
-    """Powers of two, and the whole device."""
+def _share_counts(option: Option) -> tuple[int, ...]:
+    """Powers of two, and the whole device; of an endpoint as many as there are sequences."""
+    shares = option.pool.shares
+    if option.pool.device_class.endpoint is not None:
+        return (remote_layout(option.demand).shares,)
     powers = [2**k for k in range(shares.bit_length()) if 2**k <= shares]
     return tuple(sorted({*powers, shares}))
 
@@ -241,13 +266,14 @@ class _Batch:
         asked: list[Asked],
         policy: Policy,
         running: _Running,
+        calibrations: tuple[Calibration, ...],
     ) -> None:
         self._ground = ground
         self._pool = pool
         self._layouts = layouts
         self._asked = asked
         self._shape = (len(asked), len(layouts))
-        self._figures = predict_columns(ground, self._cases())
+        self._figures = self._predict(calibrations)
         demands = tuple(a.demand for a in asked)
         self._values = self._worth(demands, policy)
         columns = Columns(pool=pool, demands=demands, layouts=layouts, figures=self._figures)
@@ -284,6 +310,13 @@ class _Batch:
                 if rejection is not None:
                     yield rejection
 
+    def _predict(self, calibrations: tuple[Calibration, ...]) -> Mapping[str, Any]:
+        ground = self._ground
+        asked = [(a.demand, a.facts) for a in self._asked]
+        evidence = Evidence(artifacts=self._pool.artifacts, calibrations=calibrations)
+        plain = {} if ground.device_class.endpoint else predict_columns(ground, self._cases())
+        return adjusted(plain, asked, self._layouts, ground.device_class, ground.engine, evidence)
+
     def _cases(self) -> list[Any]:
         """Columns in the order of `CASE`: figures of models down, of layouts across."""
         demand = np.array([demand_figures(a.demand, a.facts) for a in self._asked], np.float64)
@@ -305,10 +338,8 @@ class _Batch:
 
     def _build_s(self, asked: Asked, layout: Layout) -> float:
         """Time to compile before the load: 0 where nothing is compiled and where an artifact lies ready."""
-        if not self._ground.engine.build_s:
-            return 0.0
-        ready = self._pool.compiled.get(asked.demand.id, ())
-        return 0.0 if any(a.tp == layout.tp for a in ready) else self._ground.engine.build_s
+        ground, ready = self._ground, self._pool.compiled.get(asked.demand.id, ())
+        return build_s(asked.demand, ground.device_class, ground.engine, layout, ready)
 
     def _worth(self, demands: tuple[Demand, ...], policy: Policy) -> Vector:
         name = self._pool.device_class.name

@@ -104,7 +104,12 @@ def _options(problem: Problem, pools: tuple[Pool, ...]) -> Options:
     facts = {d.id: facts_of(d, inventory) for d in app.demands}
     asked = [Asked(demand=d, facts=known) for d in app.demands if (known := facts[d.id])]
     found = enumerate_options(
-        asked, pools, app.policy, slowest_hop(inventory), problem.current
+        asked,
+        pools,
+        app.policy,
+        slowest_hop(inventory),
+        problem.current,
+        inventory.calibrations,
     )
     missing = tuple(unknown(d) for d in app.demands if facts[d.id] is None)
     return replace(found, rejections=(*missing, *found.rejections))
@@ -234,7 +239,7 @@ def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
         pp=candidate.layout.pp,
         stages=placed.stages,
         predicted=candidate.predicted,
-        kv_bytes=int(per_token * demand.context * demand.concurrency),
+        kv_bytes=0 if option.pool.device_class.endpoint else int(per_token * demand.context * demand.concurrency),
         emulated=candidate.pool.emulated,
         why=why,
     )

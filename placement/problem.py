@@ -12,6 +12,7 @@ from .errors import SpecError
 from .inventory import Inventory
 from .modelspec import ModelFacts
 from .plan import Plan
+from .remote import UNKNOWN_FACTS, is_remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ def facts_of(demand: Demand, inventory: Inventory) -> ModelFacts | None:
     """Facts given in the spec, else those that a node read from the weights; None when nobody knows them."""
     if demand.model.facts is not None:
         return demand.model.facts
+    if is_remote(demand.model.source):
+        return UNKNOWN_FACTS
     found = (node.presence(demand.model.source) for node in inventory.nodes)
     return next((p.facts for p in found if p is not None and p.facts is not None), None)
 
@@ -80,8 +83,9 @@ def _check_classes(problem: Problem) -> None:
                     f"device {device.id} is of unknown class {device.device_class}",
                     hint=f"give its figures in the inventory; known are {', '.join(sorted(classes))}",
                 )
-            _check_device(device)
-    for known in problem.inventory.classes:
+            if classes[device.device_class].endpoint is None:
+                _check_device(device)
+    for known in (c for c in problem.inventory.classes if c.endpoint is None):
         figures = (known.bandwidth_bytes_per_s, *(rate for _, rate in known.flops))
         if not all(isfinite(value) and value > 0 for value in figures):
             raise SpecError(

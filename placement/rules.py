@@ -7,6 +7,7 @@ from .constraints import (
     artifact,
     availability,
     backend,
+    bucket,
     capacity,
     latency,
     memory,
@@ -16,6 +17,7 @@ from .constraints import (
     precision,
     presence,
     price,
+    remote,
     spread,
     tenancy,
     throughput,
@@ -31,6 +33,7 @@ NODE_RULES: tuple[NodeRule, ...] = (
 ENGINE_RULES: tuple[OptionRule, ...] = (
     pins.check_option,
     backend.check_option,
+    remote.check_option,
     presence.check_option,
     window.check_option,
 )
@@ -40,6 +43,7 @@ LAYOUT_RULES: tuple[OptionRule, ...] = (
     precision.check_option,
     parallelism.check_option,
     artifact.check_option,
+    bucket.check_option,
 )
 """Need the layout. Without them a prediction may not be defined."""
 
