@@ -137,8 +137,14 @@ def dual(
     demands: Sequence[Demand],
     values: Sequence[float],
     known: Mapping[str, float] | None = None,
+    *,
+    lp: bool = False,
 ) -> Dual:
-    """Bound and prices; `known` are prices of rows by name from which to start."""
+    """Bound and prices; `known` are prices of rows by name from which to start.
+
+    Args:
+        lp: the prices come from a linear program (extra `lp`); rounding still starts from the smoothed dual's weights.
+    """
     if not table.candidates:
         return Dual(bound=0.0, prices=(0.0,) * len(table.rows), reduced=(), weights=())
     relaxed = relax(table, demands, values)
@@ -148,7 +154,13 @@ def dual(
         start = np.array([known.get(name, 0.0) for name in names]) * relaxed.unit
     path = Path(relaxed, start)
     path.follow()
-    return priced(table, relaxed, path.purged(), path.weights(), impossible=path.impossible)
+    prices = path.purged()
+    if lp and not path.impossible:
+        from .bounds_lp import lp_prices
+
+        solved = lp_prices(relaxed)
+        prices = min(prices, solved, key=relaxed.bound_at)
+    return priced(table, relaxed, prices, path.weights(), impossible=path.impossible)
 
 
 def priced(

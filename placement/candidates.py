@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -117,27 +118,42 @@ def enumerate_options(
     rejections: list[Rejection] = []
     running = _running(current)
     for pool in pools:
-        engines = engines_for(pool.device_class, emulated=pool.emulated)
-        members = [a for a in asked if a.demand.id in pool.models]
-        if not engines:
-            rejections.extend(_undriven(a.demand, pool) for a in members)
-        for engine in engines:
-            batches = _batches(members, pool, engine, rejections)
-            for layouts, batch in batches.items():
-                ground = Ground(
-                    device_class=pool.device_class,
-                    engine=engine,
-                    device_shares=pool.shares,
-                    hop=hop,
-                )
-                found = _Batch(ground, pool, layouts, batch, policy, running, calibrations)
-                for candidate in found.candidates():
-                    candidates[candidate.model].append(candidate)
-                rejections.extend(found.rejections())
+        members = tuple(a for a in asked if a.demand.id in pool.models)
+        here = frozenset(entry for entry in running if entry[2] == pool.device_class.name)
+        found = _on_pool(pool, members, policy, hop, here, calibrations)
+        for candidate in found.candidates:
+            candidates[candidate.model].append(candidate)
+        rejections.extend(found.rejections)
     return Options(
         candidates=tuple(c for own in candidates.values() for c in own),
         rejections=nearest_misses(rejections),
     )
+
+
+@lru_cache(maxsize=32)
+def _on_pool(
+    pool: Pool,
+    members: tuple[Asked, ...],
+    policy: Policy,
+    hop: Hop,
+    running: _Running,
+    calibrations: tuple[Calibration, ...],
+) -> Options:
+    """Options on one pool. Kept: when a node is lost, all pools but its own stay as they were."""
+    candidates: list[Candidate] = []
+    rejections: list[Rejection] = []
+    engines = engines_for(pool.device_class, emulated=pool.emulated)
+    if not engines:
+        rejections.extend(_undriven(a.demand, pool) for a in members)
+    for engine in engines:
+        ground = Ground(
+            device_class=pool.device_class, engine=engine, device_shares=pool.shares, hop=hop
+        )
+        for layouts, batch in _batches(members, pool, engine, rejections).items():
+            found = _Batch(ground, pool, layouts, batch, policy, running, calibrations)
+            candidates.extend(found.candidates())
+            rejections.extend(found.rejections())
+    return Options(candidates=tuple(candidates), rejections=tuple(rejections))
 
 
 _Running = frozenset[tuple[str, str, str, Layout]]
@@ -280,14 +296,16 @@ class _Batch:
         self._excess = [self._full(excess(columns)) for excess, _ in PREDICTED_RULES]
         self._allowed: Mask = np.logical_and.reduce([e <= 0 for e in self._excess])
         self._stays = self._running(running)
+        self._rows = {
+            name: self._full(self._figures[name]).tolist() for name in _FIGURES
+        }
 
     def candidates(self) -> Iterator[Candidate]:
         """Allowed options, by model."""
         useful = self._allowed & (~self._dominated() | self._stays)
-        rows = {name: self._full(self._figures[name]).tolist() for name in _FIGURES}
         values = self._values.tolist()
         for m, k in np.argwhere(useful).tolist():
-            option = self._option(m, k, rows)
+            option = self._option(m, k)
             assert option.predicted is not None
             yield Candidate(
                 option=option,
@@ -381,12 +399,9 @@ class _Batch:
                 )
         return found
 
-    def _option(self, m: int, k: int, rows: dict[str, Any] | None = None) -> Option:
+    def _option(self, m: int, k: int) -> Option:
         asked = self._asked[m]
-        if rows is None:
-            figures = {n: float(self._full(self._figures[n])[m, k]) for n in _FIGURES}
-        else:
-            figures = {n: rows[n][m][k] for n in _FIGURES}
+        figures = {name: row[m][k] for name, row in self._rows.items()}
         predicted = Predicted(**{**figures, "memory_bytes": int(figures["memory_bytes"])})
         return Option(
             demand=asked.demand,

@@ -10,7 +10,7 @@ An option rule that looks at predicted figures has two faces: `excess` measures 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class Pool:
     artifacts: frozenset[Artifact]
     models: frozenset[ModelId]
     blocks: tuple[Block, ...]
-    compiled: Mapping[str, tuple[Artifact, ...]]
+    compiled: Mapping[str, tuple[Artifact, ...]] = field(compare=False)
 
     @property
     def units(self) -> int:

@@ -171,9 +171,15 @@ def _current_by_candidate(
     pool_of: dict[DeviceId, str] = {
         device: pool.name for pool in pools for block in pool.blocks for device in block.devices
     }
+    models = {slot.model for slot in current.slots}
     known: dict[_Config, int] = {}
+    ranges: dict[tuple[int, int], tuple[tuple[int, int], ...]] = {}
     for k, candidate in enumerate(candidates):
-        known.setdefault(_config_of_candidate(candidate), k)
+        if candidate.model in models:
+            cut = candidate.option.facts.layers, candidate.layout.pp
+            if cut not in ranges:
+                ranges[cut] = layer_ranges(*cut)
+            known.setdefault(_config_of_candidate(candidate, ranges[cut]), k)
     for slot in current.slots:
         names = {pool_of.get(device, "") for device in slot.devices}
         if len(names) == 1:
@@ -183,9 +189,10 @@ def _current_by_candidate(
     return found
 
 
-def _config_of_candidate(candidate: Candidate) -> _Config:
+def _config_of_candidate(
+    candidate: Candidate, ranges: tuple[tuple[int, int], ...]
+) -> _Config:
     layout, option = candidate.layout, candidate.option
-    ranges = layer_ranges(option.facts.layers, layout.pp)
     return (
         candidate.model,
         candidate.pool.name,

@@ -5,9 +5,11 @@ Infeasibility is a value; `infeasible` says what conflicts and what would help.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from typing import Literal
 
 from .bounds import Dual
 from .candidates import Asked, Options, enumerate_options, nearest_misses, nothing, unknown
@@ -20,6 +22,7 @@ from .pack import Packer, Placed
 from .plan import Plan, Rejection, RunnerUp, Slot, Why
 from .pools import collapse, health_rejections, node_rejections
 from .problem import Problem, facts_of
+from .proof import prove
 from .roofline import slowest_hop
 from .rows import Table, most_copies, overdrawn, tabulate
 from .search import Found, Search
@@ -50,8 +53,14 @@ def attempt(
     should_stop: Callable[[], bool],
     *,
     first: bool = False,
+    lp: bool = False,
 ) -> Attempt:
-    """Places every demand or says why not. With `first`, the first plan found will do."""
+    """Places every demand or says why not.
+
+    Args:
+        first: the first plan found will do.
+        lp: prices from a linear program (extra `lp`).
+    """
     app, inventory = problem.app, problem.inventory
     refused = node_rejections(app.demands, inventory)
     pools = collapse(app.demands, inventory, refused)
@@ -82,6 +91,7 @@ def attempt(
         known=dict(current.prices) if current else None,
         seed=problem.seed,
         first=first,
+        lp=lp,
     ).run()
     if found.placed is None:
         return Attempt(plan=None, rejections=rejections, complete=found.complete)
@@ -151,7 +161,7 @@ def _limited(
     possible: tuple[Demand, ...], table: Table
 ) -> tuple[tuple[Demand, ...], tuple[Rejection, ...]]:
     """The demands with no more copies than could find room, and those that must have more than that."""
-    most = {d.id: most_copies(table, d) for d in possible}
+    most = most_copies(table)
     crowded = tuple(
         Rejection(
             model=d.id,
@@ -177,32 +187,51 @@ def _plan(
     placed: tuple[Placed, ...],
     rejections: tuple[Rejection, ...],
 ) -> Plan:
-    dual_bound = max(found.value, found.dual.bound)
-    bound = found.value if found.complete else dual_bound
-    proven = bound - found.value <= PROVEN * abs(bound)
-    by_prices = dual_bound - found.value <= PROVEN * abs(dual_bound)
+    dual_bound = max(found.value, _dual_bound(problem, table, found.dual))
+    prices = _prices(table, found.dual)
+    proof = _proof(problem, found, dual_bound, prices)
     slots = _slots(problem, table, found.dual, placed)
     return Plan(
         generation=problem.inventory.generation,
         policy=problem.app.policy.name,
         seed=problem.seed,
         value=found.value,
-        bound=bound,
-        proven=proven,
+        bound=found.value if proof == "search" else dual_bound,
+        proven=proof != "none",
         dual_bound=dual_bound,
-        proof="prices" if by_prices else "search" if proven else "none",
+        proof=proof,
         slots=slots,
         unplaced=_unplaced(problem.app, slots),
         rejections=rejections,
-        prices=_prices(table, found.dual),
+        prices=prices,
     )
+
+
+def _dual_bound(problem: Problem, table: Table, dual: Dual) -> float:
+    """The bound at the prices for as many copies as were asked for, also where there is no room for them."""
+    worth = sum(price * row.limit for price, row in zip(dual.prices, table.rows, strict=True))
+    for demand in problem.app.demands:
+        if own := table.of_model.get(demand.id):
+            best = max(dual.reduced[k] for k in own)
+            spare = demand.replicas_max - demand.replicas_min
+            worth += demand.replicas_min * best + spare * max(best, 0.0)
+    return worth
+
+
+def _proof(
+    problem: Problem, found: Found, dual_bound: float, prices: tuple[tuple[str, float], ...]
+) -> Literal["prices", "search", "none"]:
+    """What proves that nothing is better. A search counts when one that shares no code with it ends alike."""
+    if dual_bound - found.value <= PROVEN * abs(dual_bound):
+        return "prices"
+    if found.complete and prove(problem, dict(prices), found.value).complete:
+        return "search"
+    return "none"
 
 
 def _prices(table: Table, dual: Dual) -> tuple[tuple[str, float], ...]:
     return tuple(
-        (row.name, round(price, 9))
-        for row, price in zip(table.rows, dual.prices, strict=True)
-        if price > 1e-9
+        (row.name, price) for row, price in zip(table.rows, dual.prices, strict=True) if price > 0
     )
 
 
@@ -284,8 +313,11 @@ def _shape(candidate: Candidate) -> tuple[str, str, int, int, int]:
 def _unplaced(app: App, slots: tuple[Slot, ...]) -> tuple[SlotId, ...]:
     """Names for the copies above the minimum that found no place."""
     missing: list[SlotId] = []
+    used: dict[ModelId, set[SlotId]] = defaultdict(set)
+    for slot in slots:
+        used[slot.model].add(slot.id)
     for demand in app.demands:
-        used = {slot.id for slot in slots if slot.model == demand.id}
-        free = (name for k in count() if (name := slot_id(demand.id, k)) not in used)
-        missing.extend(islice(free, max(0, demand.replicas_max - len(used))))
+        there = used[demand.id]
+        free = (name for k in count() if (name := slot_id(demand.id, k)) not in there)
+        missing.extend(islice(free, max(0, demand.replicas_max - len(there))))
     return tuple(missing)

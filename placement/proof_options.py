@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
+from .calibration import Calibration
 from .catalog import EngineFacts, engines_for
 from .demand import Demand
-from .devices import Dtype
+from .devices import Dtype, Kind
 from .ids import ModelId
+from .inventory import Artifact
 from .layout import Layout, kv_bytes_per_token, stored_dtype, weights_bytes
 from .modelspec import ModelFacts
 from .plan import Predicted
+from .prediction import Evidence, predicted
 from .problem import Problem, facts_of
 from .proof_pools import Pool
-from .roofline import Hop, predict, slowest_hop
+from .remote import offers, remote_layout
+from .roofline import Hop, slowest_hop
 from .score import replica_value
 
 _AUTO: tuple[Dtype, ...] = ("bf16", "fp16", "fp32")
@@ -51,7 +55,7 @@ class Option:
 
 def options_of(problem: Problem, pools: tuple[Pool, ...]) -> dict[ModelId, tuple[Option, ...]]:
     """The options of every model; none for a model of which nothing is known."""
-    forecast = _Forecast(slowest_hop(problem.inventory))
+    forecast = _Forecast(slowest_hop(problem.inventory), problem.inventory.calibrations)
     drivers = {pool.name: engines_for(pool.device_class, emulated=pool.emulated) for pool in pools}
     return {
         demand.id: tuple(_options(problem, demand, pools, drivers, forecast))
@@ -73,25 +77,28 @@ def _options(
         if demand.id not in pool.models or pool.device_class.name in demand.banned:
             continue
         for engine in (e for e in drivers[pool.name] if _takes(demand, facts, pool, e)):
-            for layout in _layouts(demand, facts, pool, engine):
-                build_s = _build_s(demand, pool, engine, layout)
-                if build_s is None:
-                    continue
-                predicted = forecast.of(demand, facts, pool, engine, layout, build_s)
-                if _within(demand, predicted):
+            held = _held(demand, pool, engine)
+            for layout in _layouts(demand, facts, pool, engine, held):
+                figures = forecast.of(demand, facts, pool, engine, layout, held)
+                if _within(demand, figures):
                     name = pool.device_class.name
                     yield Option(
                         demand=demand,
                         pool=pool,
                         engine=engine.name,
                         layout=layout,
-                        predicted=predicted,
-                        value=replica_value(demand, facts, problem.app.policy, predicted, name),
+                        predicted=figures,
+                        value=replica_value(demand, facts, problem.app.policy, figures, name),
                     )
 
 
 def _takes(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) -> bool:
-    """Whether the engine is there, wanted, and knows the model's graph, arithmetic and source."""
+    """Whether the engine is there, wanted, and knows the model's graph, arithmetic and source; an endpoint must offer it."""
+    endpoint = pool.device_class.endpoint
+    if pool.device_class.kind is Kind.REMOTE and (
+        endpoint is None or not offers(endpoint, demand) or demand.concurrency > pool.shares
+    ):
+        return False
     scheme = demand.model.source.partition("://")[0]
     return (
         (pool.engines is None or engine.name in pool.engines)
@@ -102,35 +109,69 @@ def _takes(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) -
     )
 
 
+def _held(demand: Demand, pool: Pool, engine: EngineFacts) -> tuple[Artifact, ...]:
+    """What is compiled there of the model, for an engine that runs nothing else."""
+    if not engine.build_s:
+        return ()
+    name = pool.device_class.name
+    held = (a for a in pool.artifacts if a.model == demand.id and a.device_class == name)
+    return tuple(sorted(held, key=str))
+
+
 def _layouts(
-    demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts
+    demand: Demand,
+    facts: ModelFacts,
+    pool: Pool,
+    engine: EngineFacts,
+    held: tuple[Artifact, ...],
 ) -> Iterator[Layout]:
-    """Layouts that the model, the engine and the memory of a device allow."""
+    """Layouts that the model, the engine, what is compiled and the memory of a device allow."""
+    if engine.build_s and not held and demand.build == "never":
+        return
     sizes = [tp for tp in engine.tp if _divides(facts, pool, tp)]
+    stages = range(1, min(engine.pp, facts.layers) + 1)
+    for dtype in _dtypes(demand, facts, pool, engine, held):
+        for tp, pp in product(sizes, stages):
+            needed = _memory(demand, facts, pool, engine, Layout(dtype=dtype, tp=tp, pp=pp))
+            for shares in _shares(demand, pool):
+                layout = Layout(dtype=dtype, tp=tp, pp=pp, shares=shares)
+                fits = needed <= pool.memory_bytes * shares // pool.shares
+                if fits and (not held or any(_runs(a, demand, layout) for a in held)):
+                    yield layout
+
+
+def _memory(
+    demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts, layout: Layout
+) -> int:
+    """Bytes on each device; none of ours on an endpoint."""
+    if pool.device_class.endpoint is not None:
+        return 0
+    weights = weights_bytes(facts, layout.dtype, stored=engine.stored_weights)
     kv = kv_bytes_per_token(facts, demand.arithmetic) * demand.context * demand.concurrency
-    for dtype in _dtypes(demand, facts, pool, engine):
-        weights = weights_bytes(facts, dtype, stored=engine.stored_weights)
-        for tp, pp in product(sizes, range(1, min(engine.pp, facts.layers) + 1)):
-            part = ceil(facts.layers / pp) / facts.layers
-            split = weights / tp + kv / min(tp, max(facts.kv_heads, 1))
-            needed = ceil(part * split + engine.overhead_bytes)
-            for shares in _shares(pool.shares):
-                if needed <= pool.memory_bytes * shares // pool.shares:
-                    yield Layout(dtype=dtype, tp=tp, pp=pp, shares=shares)
+    split = weights / layout.tp + kv / min(layout.tp, max(facts.kv_heads, 1))
+    return ceil(ceil(facts.layers / layout.pp) / facts.layers * split + engine.overhead_bytes)
 
 
 def _dtypes(
-    demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts
+    demand: Demand,
+    facts: ModelFacts,
+    pool: Pool,
+    engine: EngineFacts,
+    held: tuple[Artifact, ...],
 ) -> tuple[Dtype, ...]:
-    """Dtypes in which the engine may run the model there: as asked, else as stored, else the first that it computes."""
+    """Dtypes in which the engine may run the model: as asked, else as compiled, as stored, or the first that it computes."""
     offered = {dtype for dtype, _ in pool.device_class.flops} & set(engine.dtypes)
-    if not offered:
-        return ()
-    if engine.stored_weights and facts.weights_bytes > 0:
+    if pool.device_class.endpoint is not None:
+        wanted: tuple[Dtype, ...] = (remote_layout(demand).dtype,)
+    elif demand.dtype is not None:
+        wanted = (demand.dtype,)
+    else:
+        wanted = tuple(sorted({a.dtype for a in held if a.dtype is not None}))
+    if offered and engine.stored_weights and facts.weights_bytes > 0:
         stored = stored_dtype(facts)
-        return (stored,) if demand.dtype in (None, stored) else ()
-    wanted = _AUTO if demand.dtype is None else (demand.dtype,)
-    return tuple(dtype for dtype in wanted if dtype in offered)[:1]
+        return (stored,) if not wanted or stored in wanted else ()
+    able = tuple(dtype for dtype in wanted or _AUTO if dtype in offered)
+    return able if wanted else able[:1]
 
 
 def _divides(facts: ModelFacts, pool: Pool, tp: int) -> bool:
@@ -140,24 +181,21 @@ def _divides(facts: ModelFacts, pool: Pool, tp: int) -> bool:
     return tp == 1 or (pool.device_class.link_bytes_per_s > 0 and pool.largest >= tp)
 
 
-def _build_s(demand: Demand, pool: Pool, engine: EngineFacts, layout: Layout) -> float | None:
-    """Time to compile first; None = what is compiled there does not run it, or building is not allowed."""
-    name = pool.device_class.name
-    held = [a for a in pool.artifacts if a.model == demand.id and a.device_class == name]
-    if not engine.build_s or not held:
-        return engine.build_s if demand.build == "allowed" or not engine.build_s else None
-    runs = any(
-        a.tp == layout.tp
-        and a.dtype in (None, layout.dtype)
-        and (a.batch == 0 or a.batch >= demand.concurrency)
-        and (a.length == 0 or a.length >= demand.context)
-        for a in held
+def _runs(artifact: Artifact, demand: Demand, layout: Layout) -> bool:
+    """Whether a compiled model has that TP size and dtype, and holds what is asked at once."""
+    return (
+        artifact.tp == layout.tp
+        and artifact.dtype in (None, layout.dtype)
+        and (artifact.batch == 0 or artifact.batch >= demand.concurrency)
+        and (artifact.length == 0 or artifact.length >= demand.context)
     )
-    return 0.0 if runs else None
 
 
-def _shares(whole: int) -> tuple[int, ...]:
-    """Powers of two, and the whole device."""
+def _shares(demand: Demand, pool: Pool) -> tuple[int, ...]:
+    """Powers of two, and the whole device; of an endpoint one per sequence."""
+    if pool.device_class.endpoint is not None:
+        return (remote_layout(demand).shares,)
+    whole = pool.shares
     return tuple(sorted({2**k for k in range(whole.bit_length())} - {0} | {whole}))
 
 
@@ -175,8 +213,9 @@ def _within(demand: Demand, predicted: Predicted) -> bool:
 class _Forecast:
     """Predictions, each made once: models that differ in name only share them."""
 
-    def __init__(self, hop: Hop) -> None:
+    def __init__(self, hop: Hop, calibrations: tuple[Calibration, ...]) -> None:
         self._hop = hop
+        self._calibrations = calibrations
         self._known: dict[object, Predicted] = {}
 
     def of(
@@ -186,14 +225,14 @@ class _Forecast:
         pool: Pool,
         engine: EngineFacts,
         layout: Layout,
-        build_s: float,
+        held: tuple[Artifact, ...],
     ) -> Predicted:
-        """The figures of a replica in that layout."""
+        """The figures of a replica in that layout; `held` is compiled for it there."""
         asked = (facts, demand.arithmetic, demand.context, demand.concurrency, demand.rate)
         where = (pool.device_class.name, pool.shares, pool.emulated, engine.name)
-        key = (*asked, *where, layout, build_s)
+        key = (*asked, *where, layout, held)
         if key not in self._known:
-            self._known[key] = predict(
+            self._known[key] = predicted(
                 demand,
                 facts,
                 pool.device_class,
@@ -201,6 +240,6 @@ class _Forecast:
                 layout,
                 device_shares=pool.shares,
                 hop=self._hop,
-                build_s=build_s,
+                evidence=Evidence(artifacts=held, calibrations=self._calibrations),
             )
         return self._known[key]

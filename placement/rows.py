@@ -116,34 +116,45 @@ def overdrawn(table: Table, demands: tuple[Demand, ...]) -> tuple[tuple[Rejectio
     One entry per row, the fewest models first: a rejection for each model that cannot avoid it.
     """
     found = []
-    for row in table.rows:
-        if row.limit < 0:
+    for row, least in zip(table.rows, _unavoidable(table), strict=True):
+        if row.limit < 0 or not least:
             continue
-        least = {d.id: d.replicas_min * _least(table, row, d) for d in demands}
-        total = sum(least.values())
+        needed = {d.id: d.replicas_min * least.get(d.id, 0.0) for d in demands}
+        total = sum(needed.values())
         if total > row.limit * (1 + _SLACK) + _SLACK:
-            found.append(tuple(_overdraft(row, d, total) for d in demands if least[d.id] > 0))
+            found.append(tuple(_overdraft(row, d, total) for d in demands if needed[d.id] > 0))
     return tuple(sorted(found, key=len))
 
 
-def most_copies(table: Table, demand: Demand) -> int:
-    """Copies of a model that find room at most, if nothing else is placed."""
-    least: dict[str, int] = {}
+def _unavoidable(table: Table) -> list[dict[ModelId, float]]:
+    """For each row what a copy of each model takes at least, where all its candidates take something."""
+    found = []
+    models = [c.model for c in table.candidates]
+    for row in table.rows:
+        own: dict[ModelId, list[float]] = defaultdict(list)
+        for k, amount in row.amounts.items():
+            own[models[k]].append(amount)
+        found.append({m: min(a) for m, a in own.items() if len(a) == len(table.of_model[m])})
+    return found
+
+
+def most_copies(table: Table) -> dict[ModelId, int]:
+    """Copies of each model that find room at most, if nothing else is placed."""
+    least: dict[ModelId, dict[str, int]] = defaultdict(dict)
     units: dict[str, int] = {}
-    own = table.of_model[demand.id]
-    for candidate in (table.candidates[k] for k in own):
+    for candidate in table.candidates:
         pool = candidate.pool
         if pool.name not in units:
             units[pool.name] = pool.units
-        least[pool.name] = min(least.get(pool.name, units[pool.name]), candidate.layout.units)
-    room = sum(units[name] // least[name] for name in units)
-    everywhere = set.intersection(*({row for row, _ in table.usage[k]} for k in own))
-    shared = ((table.rows[r].limit, _least(table, table.rows[r], demand)) for r in everywhere)
-    return min([room, *(int(limit * (1 + _SLACK) / each) for limit, each in shared if each > 0)])
-
-
-def _least(table: Table, row: Row, demand: Demand) -> float:
-    return min((row.amounts.get(k, 0.0) for k in table.of_model[demand.id]), default=0.0)
+        taken = candidate.layout.units
+        there = least[candidate.model].get(pool.name, taken)
+        least[candidate.model][pool.name] = min(there, taken)
+    most = {m: sum(units[p] // taken for p, taken in own.items()) for m, own in least.items()}
+    for row, own in zip(table.rows, _unavoidable(table), strict=True):
+        for model, taken in own.items():
+            if taken > 0:
+                most[model] = min(most[model], int(row.limit * (1 + _SLACK) / taken))
+    return most
 
 
 def _overdraft(row: Row, demand: Demand, total: float) -> Rejection:

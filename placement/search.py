@@ -96,6 +96,7 @@ class Search:
         stay: for a candidate that replicas run in now, what leaving it costs each of them, in units of value.
         known: prices of rows by name from which the bound starts.
         first: the first plan found will do.
+        lp: prices from a linear program instead of the smoothed dual.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Search:
         known: Mapping[str, float] | None = None,
         seed: int = 0,
         first: bool = False,
+        lp: bool = False,
     ) -> None:
         self._table = table
         self._in_order = demands
@@ -120,7 +122,7 @@ class Search:
         self._first = first
         self._values = tuple(c.value for c in table.candidates)
         self._worths = tuple(v + stay.get(k, 0.0) for k, v in enumerate(self._values))
-        self._dual = dual(table, demands, self._values, known)
+        self._dual = dual(table, demands, self._values, known, lp=lp)
         self._own = table.of_model
         self._whole = _Frame(
             fixed=(),
@@ -131,6 +133,8 @@ class Search:
 
     def run(self) -> Found:
         """The best replicas found, and whether they are known to be the best."""
+        if not self._values:
+            return self._found((), complete=True)
         if self._dual.impossible:
             return Found(placed=None, value=0.0, dual=self._dual, complete=True)
         chosen = self._rounded()
@@ -213,7 +217,7 @@ class Search:
                     there = 1e6 * (k in self._packer.running)
                     weight[kind] += self._dual.weights[k] + there
                 for k, kind in zip(own, emulated, strict=True):
-                    allowed[k] = weight[kind] >= weight[not kind]
+                    allowed[k] = kind == (weight[True] > weight[False])
         return allowed
 
     def _covered(self, rounding: Rounding) -> tuple[int, ...] | None:

@@ -21,11 +21,16 @@ def warm() -> None:
     engines()
 
 
-def solve(problem: Problem, should_stop: Callable[[], bool] = never) -> Plan | Infeasible:
+def solve(
+    problem: Problem, should_stop: Callable[[], bool] = never, *, lp: bool = False
+) -> Plan | Infeasible:
     """Places every model of the app, verified, or says what cannot hold together.
 
     Deterministic for a problem and its seed as long as `should_stop` stays False; when it turns True, the best plan so
     far comes back with its gap.
+
+    Args:
+        lp: prices from a linear program by HiGHS (extra `lp`); without it they are within some parts in 10^6 of those.
 
     Raises:
         SpecError: the problem holds duplicates or figures that are no sensible numbers.
@@ -35,7 +40,7 @@ def solve(problem: Problem, should_stop: Callable[[], bool] = never) -> Plan | I
     from .planner import attempt
 
     check(problem)
-    result = attempt(problem, should_stop)
+    result = attempt(problem, should_stop, lp=lp)
     if result.plan is not None:
         return result.plan
     return explain_infeasible(problem, result, should_stop)

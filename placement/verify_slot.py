@@ -6,21 +6,24 @@ Like it, shares no code with the solver; what slots do to each other is `verify`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import astuple
 from math import ceil, isclose
 
 from .catalog import EMULATED, EngineFacts, classes_of, engines_for
 from .demand import Demand
-from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health
+from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health, Kind
 from .ids import DeviceId, NodeId, slot_id
 from .inventory import Artifact, Inventory, Node
 from .layout import Layout
 from .modelspec import ModelFacts
-from .plan import Slot, Stage
+from .plan import Predicted, Slot, Stage
+from .prediction import Evidence, predicted
 from .problem import facts_of
-from .roofline import predict, slowest_hop
+from .remote import offers, remote_layout
+from .roofline import slowest_hop
 
 _RELATIVE = 1e-6
+
+_FIGURES = tuple(Predicted.__dataclass_fields__)
 
 
 class Ground:
@@ -147,6 +150,15 @@ def _engine(
         yield f"{engine.name} has no exact arithmetic"
     yield from _dtype(demand, facts, device_class, engine, slot)
     yield from _source(ground, demand, engine, slot)
+    if device_class.kind is Kind.REMOTE:
+        yield from _remote(demand, device_class, slot)
+
+
+def _remote(demand: Demand, device_class: DeviceClass, slot: Slot) -> Iterator[str]:
+    if device_class.endpoint is None or not offers(device_class.endpoint, demand):
+        yield f"{device_class.name} does not offer {demand.id}"
+    if slot.stages[0].shares != remote_layout(demand).shares:
+        yield f"takes {slot.stages[0].shares} sequences of {demand.concurrency}"
 
 
 def _dtype(
@@ -207,10 +219,13 @@ def _figures(
     assert engine is not None
     if facts.window and demand.context > facts.window:
         yield f"context {demand.context} of a window of {facts.window}"
-    yield from _memory(ground, demand, facts, engine, slot)
+    if device_class.endpoint is None:
+        yield from _memory(ground, demand, facts, engine, slot)
+    elif slot.kv_bytes:
+        yield f"reserves {slot.kv_bytes} bytes of KV cache on an endpoint"
     first = ground.devices[slot.stages[0].devices[0]]
-    held = _compiled(ground.nodes[slot.nodes[0]], demand, slot)
-    expected = predict(
+    artifacts = ground.nodes[slot.nodes[0]].artifacts
+    expected = predicted(
         demand,
         facts,
         device_class,
@@ -218,10 +233,9 @@ def _figures(
         Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
         device_shares=first.shares,
         hop=slowest_hop(ground.inventory),
-        build_s=0.0 if held else engine.build_s,
+        evidence=Evidence(artifacts=artifacts, calibrations=ground.inventory.calibrations),
     )
-    pairs = zip(astuple(slot.predicted), astuple(expected), strict=True)
-    if not all(isclose(a, b, rel_tol=_RELATIVE, abs_tol=1e-12) for a, b in pairs):
+    if not all(_same(getattr(slot.predicted, n), getattr(expected, n)) for n in _FIGURES):
         yield "its predicted figures are not those of the cost model"
     if demand.max_ttft_s is not None and expected.ttft_s > demand.max_ttft_s * (1 + _RELATIVE):
         yield f"time to first token {expected.ttft_s:.3f} s of {demand.max_ttft_s:.3f}"
@@ -247,3 +261,7 @@ def _memory(
             there = device.memory_bytes * stage.shares // device.shares
             if ceil(needed + engine.overhead_bytes) > there:
                 yield f"needs {needed + engine.overhead_bytes:.0f} bytes of {there} on {device.id}"
+
+
+def _same(claimed: float, expected: float) -> bool:
+    return isclose(claimed, expected, rel_tol=_RELATIVE, abs_tol=1e-12)

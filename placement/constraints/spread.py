@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from math import ceil
 
-from ..constraint import Block, Candidate, Row, Scope
+from ..constraint import Block, Row, Scope
 from ..demand import Demand
 
 
 def rows(scope: Scope) -> Iterator[Row]:
-    """Replicas of a spread model take no more nodes (or racks) of a pool than there are, nor of all pools together."""
+    """Replicas of a spread model: no more in a pool than it has nodes (or racks), nor in all pools together."""
     domains: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         pool.name: (pool.nodes, frozenset(block.rack for block in pool.blocks))
         for pool in scope.pools
@@ -21,23 +19,12 @@ def rows(scope: Scope) -> Iterator[Row]:
             continue
         inside: dict[str, dict[int, float]] = {}
         for k in scope.of_model.get(demand.id, ()):
-            candidate = scope.candidates[k]
-            taken = 1.0 if demand.spread == "rack" else _nodes(candidate)
-            inside.setdefault(candidate.pool.name, {})[k] = taken
+            inside.setdefault(scope.candidates[k].pool.name, {})[k] = 1.0
         there = {name: domains[name][demand.spread == "rack"] for name in inside}
         for name, amounts in inside.items():
             yield _row(demand, f":{name}", len(there[name]), amounts)
-        together = {k: n for amounts in inside.values() for k, n in amounts.items()}
+        together = {k: 1.0 for amounts in inside.values() for k in amounts}
         yield _row(demand, "", len(frozenset().union(*there.values())), together)
-
-
-def _nodes(candidate: Candidate) -> float:
-    """Nodes that a replica is on at least."""
-    room: Counter[str] = Counter()
-    layout, pool = candidate.layout, candidate.pool
-    for block in pool.blocks:
-        room[block.node] += len(block.devices) * (pool.shares // layout.shares) // layout.tp
-    return float(ceil(layout.pp / max(room.values())))
 
 
 def _row(demand: Demand, suffix: str, domains: int, amounts: dict[int, float]) -> Row:

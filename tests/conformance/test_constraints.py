@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 from support.labs import LLAMA_8B, SMOLLM2, cpu, demand, devices, node
 
 from placement import constraints, rules
 from placement.catalog import catalog, engines
-from placement.constraint import Block, Option, Pool
+from placement.constraint import Block, Columns, Option, Pool
 from placement.constraints import (
     artifact,
     availability,
@@ -57,6 +58,7 @@ def option(
         artifacts=frozenset(),
         models=frozenset({ModelId("m")}),
         blocks=(block,),
+        compiled={},
     )
     wanted = demand("m", LLAMA_8B, **{"context": 1024, "concurrency": 1, **asked})
     layout = layout or Layout(dtype="bf16")
@@ -72,6 +74,16 @@ def option(
 
 def in_pool(base: Option, **changes: object) -> Option:
     return replace(base, pool=replace(base.pool, **changes))
+
+
+def columns(base: Option) -> Columns:
+    """The one option as a batch of one demand and one layout."""
+    assert base.layout is not None
+    assert base.predicted is not None
+    figures = {name: np.array([[value]]) for name, value in asdict(base.predicted).items()}
+    return Columns(
+        pool=base.pool, demands=(base.demand,), layouts=(base.layout,), figures=figures
+    )
 
 
 REFUSED = {
@@ -156,13 +168,62 @@ def test_an_ordinary_option_passes(rule) -> None:
     assert rule(option()) is None
 
 
+PREDICTED = {check.__module__.rpartition(".")[2]: (e, check) for e, check in rules.PREDICTED_RULES}
+
+
+def at_its_limit(name: str, step: int) -> Option:
+    """An option that keeps to the named limit by a little (-1), exactly (0), or misses it by a little (1)."""
+    base = option()
+    assert base.predicted is not None
+    if name == "memory":
+        return in_pool(base, memory_bytes=base.predicted.memory_bytes - step * 2**20)
+    limits = {
+        "latency": ("max_ttft_s", base.predicted.ttft_s),
+        "power": ("power_budget_w", base.predicted.power_w),
+        "price": ("max_price_per_hour", base.predicted.price_per_hour),
+    }
+    field, figure = limits[name]
+    return replace(base, demand=replace(base.demand, **{field: figure * (1 - 0.001 * step)}))
+
+
+@pytest.mark.parametrize("step", [-1, 0, 1])
+@pytest.mark.parametrize("name", PREDICTED)
+def test_both_faces_of_a_rule_draw_one_line(name: str, step: int) -> None:
+    excess, check = PREDICTED[name]
+    own = at_its_limit(name, step)
+    missed = float(np.broadcast_to(excess(columns(own)), (1, 1))[0, 0])
+    rejection = check(own)
+    assert (missed > 0) == (step > 0)
+    assert (rejection is not None) == (step > 0)
+    if rejection is not None:
+        assert rejection.shortage == pytest.approx(missed, abs=1e-3)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_measure_lets_pass_the_sentence_does_not_refuse(case: str) -> None:
+    _, own = REFUSED[case]
+    if own.predicted is None:
+        pytest.skip("nothing is predicted of it")
+    for excess, check in PREDICTED.values():
+        missed = float(np.broadcast_to(excess(columns(own)), (1, 1))[0, 0])
+        assert (missed > 0) == (check(own) is not None)
+
+
+@pytest.mark.parametrize("rule", [check for _, check in rules.PREDICTED_RULES])
+def test_an_ordinary_option_passes_what_is_predicted(rule) -> None:
+    assert rule(option()) is None
+
+
 def test_node_rules() -> None:
     asked = demand("m", LLAMA_8B, pin_nodes=frozenset({NodeId("b")}))
-    plain = node("a", cpu("a", 2, 8))
-    assert availability.check_node(asked, plain) is None
-    assert availability.check_node(asked, replace(plain, cordoned=True)).node == "a"
-    assert pins.check_node(asked, plain).constraint == "pins"
-    assert pins.check_node(replace(asked, pin_nodes=None), plain) is None
+    free = replace(asked, model=replace(asked.model, id=ModelId("free")), pin_nodes=None)
+    plain, wanted = node("a", cpu("a", 2, 8)), node("b", cpu("b", 2, 8))
+    cordoned = replace(plain, cordoned=True)
+    assert list(availability.refuse_nodes([asked, free], [plain, wanted])) == []
+    refused = list(availability.refuse_nodes([asked, free], [cordoned, wanted]))
+    assert {(r.model, r.node) for r in refused} == {("m", "a"), ("free", "a")}
+    pinned = list(pins.refuse_nodes([asked, free], [plain, wanted]))
+    assert [(r.model, r.node, r.constraint) for r in pinned] == [("m", "a", "pins")]
 
 
 def test_a_declared_device_needs_the_tokenizer_alone() -> None:
@@ -179,9 +240,12 @@ def test_a_declared_device_needs_the_tokenizer_alone() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_rule_is_in_force(name: str) -> None:
     module = importlib.import_module(f"placement.constraints.{name}")
+    measured = [excess for excess, _ in rules.PREDICTED_RULES]
+    said = [check for _, check in rules.PREDICTED_RULES]
     shapes = {
-        "check_node": rules.NODE_RULES,
-        "check_option": (*rules.ENGINE_RULES, *rules.LAYOUT_RULES),
+        "refuse_nodes": rules.NODE_RULES,
+        "check_option": (*rules.ENGINE_RULES, *rules.LAYOUT_RULES, *said),
+        "excess": measured,
         "rows": rules.ROW_RULES,
     }
     own = [shape for shape in shapes if hasattr(module, shape)]
