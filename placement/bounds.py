@@ -332,7 +332,5 @@ class _Pairs:
 
     def weighted(self, weights: Vector) -> Vector:
         """Their sum over the candidates, each with its weight; shape (rows, rows)."""
-        cells = np.bincount(
-            self._cell, self._product * weights[self._who], minlength=self._rows**2
-        )
+        cells = np.bincount(self._cell, self._product * weights[self._who], minlength=self._rows**2)
         return cells.reshape(self._rows, self._rows)

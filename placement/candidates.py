@@ -296,9 +296,7 @@ class _Batch:
         self._excess = [self._full(excess(columns)) for excess, _ in PREDICTED_RULES]
         self._allowed: Mask = np.logical_and.reduce([e <= 0 for e in self._excess])
         self._stays = self._running(running)
-        self._rows = {
-            name: self._full(self._figures[name]).tolist() for name in _FIGURES
-        }
+        self._rows = {name: self._full(self._figures[name]).tolist() for name in _FIGURES}
 
     def candidates(self) -> Iterator[Candidate]:
         """Allowed options, by model."""
@@ -381,7 +379,10 @@ class _Batch:
 
     def _dominated(self) -> Mask:
         """Options that another allowed one beats: no more of anything, and worth as much."""
-        power, price = self._full(self._figures["power_w"]), self._full(self._figures["price_per_hour"])
+        power, price = (
+            self._full(self._figures["power_w"]),
+            self._full(self._figures["price_per_hour"]),
+        )
         tokens, values = self._full(self._figures["tokens_per_s"]), self._values
         found = np.zeros(self._shape, dtype=np.bool_)
         for a, small in enumerate(self._layouts):

@@ -6,21 +6,21 @@ no plan exists, whole copies or not. Knows rows by their names only; finding suc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .candidates import enumerate_options
+from .candidates import Asked, enumerate_options
 from .constraint import Candidate
-from .demand import Demand
+from .demand import App, Demand
 from .ids import ModelId
 from .pools import collapse, node_rejections
 from .problem import Problem, facts_of
 from .roofline import slowest_hop
-from .rows import tabulate
+from .rows import Table, tabulate
 
 Vector = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -102,38 +102,49 @@ class Contention:
 def contention(problem: Problem, only: ModelId | None = None) -> Contention:
     """What the models of a problem that must run compete for; with `only`, what that model alone takes of it."""
     app, inventory = problem.app, problem.inventory
-    wanted = tuple(d for d in app.demands if d.replicas_min > 0 and only in (None, d.id))
     pools = collapse(app.demands, inventory, node_rejections(app.demands, inventory))
-    hop = slowest_hop(inventory)
-    found = {
-        d.id: enumerate_options(d, facts_of(d, inventory), pools, app.policy, hop).candidates
+    asked = tuple(
+        Asked(demand=d, facts=facts)
+        for d in _must_run(app)
+        if only in (None, d.id) and (facts := facts_of(d, inventory))
+    )
+    found = enumerate_options(
+        asked, pools, app.policy, slowest_hop(inventory), None, inventory.calibrations
+    )
+    return contention_of(app, tabulate(app, inventory, pools, found.candidates), only)
+
+
+def contention_of(app: App, table: Table, only: ModelId | None = None) -> Contention:
+    """The same of a table that is there already."""
+    wanted = tuple(d for d in _must_run(app) if only in (None, d.id))
+    rates = {
+        d.id: max(table.candidates[k].predicted.tokens_per_s for k in own)
         for d in wanted
+        if (own := table.of_model.get(d.id))
     }
-    table = tabulate(app, inventory, pools, tuple(c for own in found.values() for c in own))
-    rates: dict[ModelId, float] = {}
-    for candidate in table.candidates:
-        rate = candidate.predicted.tokens_per_s
-        rates[candidate.model] = max(rate, rates.get(candidate.model, 0.0))
     able = tuple(d for d in wanted if d.id in rates and copies(d, rates[d.id]) <= d.replicas_max)
-    position = {d.id: k for k, d in enumerate(able)}
-    kept = [k for k, c in enumerate(table.candidates) if c.model in position]
-    kept.sort(key=lambda k: position[table.candidates[k].model])
-    owners = [position[table.candidates[k].model] for k in kept]
+    spans = [table.of_model[d.id] for d in able]
+    kept = [k for own in spans for k in own]
+    # A row below 0 is a minimum of throughput, which `copies` counts in.
     limited = [r for r, row in enumerate(table.rows) if row.limit >= 0]
     entries = _entries(table.usage, kept, limited)
     return Contention(
         models=tuple(d.id for d in able),
         least=np.array([float(copies(d, rates[d.id])) for d in able]),
         priority=np.array([float(d.priority) for d in able]),
-        starts=np.searchsorted(np.array(owners, dtype=np.intp), np.arange(len(able))),
+        starts=np.cumsum([0, *map(len, spans)], dtype=np.intp)[:-1],
         rows=tuple(table.rows[r].name for r in limited),
         limits=np.array([table.rows[r].limit for r in limited]),
         at=np.array([k for k, _, _ in entries], dtype=np.intp),
         row=np.array([r for _, r, _ in entries], dtype=np.intp),
         amount=np.array([amount for _, _, amount in entries]),
-        hopeless=tuple(d.id for d in wanted if d.id not in position),
+        hopeless=tuple(d.id for d in wanted if d.id not in {a.id for a in able}),
         candidates=tuple(table.candidates[k] for k in kept),
     )
+
+
+def _must_run(app: App) -> Iterator[Demand]:
+    return (d for d in app.demands if d.replicas_min > 0)
 
 
 def copies(demand: Demand, best_tokens_per_s: float) -> int:

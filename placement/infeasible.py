@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from .additions import additions
-from .contention import Contention, contention
+from .contention import Contention, contention, contention_of
 from .demand import App
 from .elastic import Shortage, elastic
 from .fixes import fixes
@@ -35,7 +35,8 @@ def explain_infeasible(
     def trial(max_work: int) -> Trial:
         return Trial(problem, should_stop, max_work)
 
-    whole = contention(problem)
+    table = failed.table
+    whole = contention_of(problem.app, table) if table else contention(problem)
     conflict = _conflict(problem.app, failed, whole, trial(_CONFLICT_WORK))
     short = elastic(whole.among(conflict))
     # What the planner itself proved stands first.

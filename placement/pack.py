@@ -97,9 +97,7 @@ class Packer:
             return self._descend(requests, failed)
         return self._one_pool(requests, failed)
 
-    def _descend(
-        self, requests: list[Request], failed: int, floor: Floor | None = None
-    ) -> Packing:
+    def _descend(self, requests: list[Request], failed: int, floor: Floor | None = None) -> Packing:
         """The exact search, as far as its steps go."""
         if self._steps_left <= 0:
             return Packing(placed=None, exact=False, failed=failed)
@@ -189,9 +187,7 @@ def _current_by_candidate(
     return found
 
 
-def _config_of_candidate(
-    candidate: Candidate, ranges: tuple[tuple[int, int], ...]
-) -> _Config:
+def _config_of_candidate(candidate: Candidate, ranges: tuple[tuple[int, int], ...]) -> _Config:
     layout, option = candidate.layout, candidate.option
     return (
         candidate.model,

@@ -268,7 +268,9 @@ def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
         pp=candidate.layout.pp,
         stages=placed.stages,
         predicted=candidate.predicted,
-        kv_bytes=0 if option.pool.device_class.endpoint else int(per_token * demand.context * demand.concurrency),
+        kv_bytes=0
+        if option.pool.device_class.endpoint
+        else int(per_token * demand.context * demand.concurrency),
         emulated=candidate.pool.emulated,
         why=why,
     )
@@ -277,9 +279,7 @@ def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
 def _why(table: Table, dual: Dual, chosen: int) -> Why:
     """The best other configuration of the model at these prices, and the priced rows that this one uses."""
     own = table.candidates[chosen]
-    others = [
-        k for k in table.of_model[own.model] if _shape(table.candidates[k]) != _shape(own)
-    ]
+    others = [k for k in table.of_model[own.model] if _shape(table.candidates[k]) != _shape(own)]
     best = max(others, key=lambda k: (dual.reduced[k], -k), default=None)
     binding = tuple(
         table.rows[row].name for row, _ in table.usage[chosen] if dual.prices[row] > 1e-9

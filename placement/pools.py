@@ -50,9 +50,7 @@ def node_rejections(demands: Sequence[Demand], inventory: Inventory) -> tuple[Re
     return tuple(found.values())
 
 
-def health_rejections(
-    demands: Sequence[Demand], inventory: Inventory
-) -> tuple[Rejection, ...]:
+def health_rejections(demands: Sequence[Demand], inventory: Inventory) -> tuple[Rejection, ...]:
     """Per model one row for each node and class with devices that are not healthy."""
     counts: dict[tuple[NodeId, str], int] = defaultdict(int)
     for node in inventory.nodes:

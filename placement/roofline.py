@@ -111,9 +111,7 @@ def predict(
         device_shares: of a whole device; its bandwidth cap is shared out evenly, as if all shares were busy.
         build_s: time to compile the model first, where no artifact lies ready.
     """
-    ground = Ground(
-        device_class=device_class, engine=engine, device_shares=device_shares, hop=hop
-    )
+    ground = Ground(device_class=device_class, engine=engine, device_shares=device_shares, hop=hop)
     case = Case(**dict(zip(CASE, case_of(demand, facts, ground, layout, build_s), strict=True)))
     figures = _figures(ground, case)
     return Predicted(**{**figures, "memory_bytes": int(figures["memory_bytes"])})
@@ -286,9 +284,7 @@ def _line(ground: Ground, case: Case) -> tuple[Figure, Figure]:
 
 
 def _prefill_s(ground: Ground, case: Case) -> Figure:
-    flop = (
-        2.0 * case.parameters * case.prompt + 4.0 * case.prompt**2 * case.hidden * case.layers
-    )
+    flop = 2.0 * case.parameters * case.prompt + 4.0 * case.prompt**2 * case.hidden * case.layers
     memory = case.weights / _bytes_per_s(ground, case)
     return (
         _smooth_max(memory, flop / _flops_reached(ground, case))

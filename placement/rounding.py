@@ -111,9 +111,7 @@ class Rounding:
     def _moves(self) -> tuple[Indices, Indices]:
         """Copies and the candidates that they could change to; of copies that are alike, one."""
         copies = self.copies
-        placed = np.bincount(
-            copies.model[self.chosen != self.nothing], minlength=len(self._starts)
-        )
+        placed = np.bincount(copies.model[self.chosen != self.nothing], minlength=len(self._starts))
         key = np.stack([copies.model, self.chosen, copies.home], axis=1)
         _, first = np.unique(key, axis=0, return_index=True)
         models = copies.model[first]
@@ -121,9 +119,7 @@ class Rounding:
         who = np.repeat(first, counts)
         offset = np.arange(len(who)) - np.repeat(np.cumsum(counts) - counts, counts)
         target = self._starts[copies.model[who]] + offset
-        spare = first[
-            (placed[models] > self._least[models]) & (self.chosen[first] != self.nothing)
-        ]
+        spare = first[(placed[models] > self._least[models]) & (self.chosen[first] != self.nothing)]
         who = np.append(who, spare)
         target = np.append(target, np.full(len(spare), self.nothing))
         useful = self._allowed[target] & (target != self.chosen[who])
@@ -195,9 +191,7 @@ class Rounding:
                 rests[who[best]] = round_ + REST
         return False
 
-    def _reliefs(
-        self, row: int, over: Vector, weights: Vector
-    ) -> tuple[Indices, Indices, Vector]:
+    def _reliefs(self, row: int, over: Vector, weights: Vector) -> tuple[Indices, Indices, Vector]:
         """Moves that take load off a row, with what they cost in value and in weighted overload."""
         who, target = self._moves()
         delta = self._delta(who, target)

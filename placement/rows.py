@@ -83,9 +83,7 @@ def _breaking(row: Row) -> list[int]:
     return [k for k, amount in row.amounts.items() if amount > limit] if row.limit >= 0 else []
 
 
-def _binding(
-    rows: tuple[Row, ...], app: App, candidates: tuple[Candidate, ...]
-) -> tuple[Row, ...]:
+def _binding(rows: tuple[Row, ...], app: App, candidates: tuple[Candidate, ...]) -> tuple[Row, ...]:
     """Rows that all copies together could break: the others say nothing."""
     copies = {demand.id: demand.replicas_max for demand in app.demands}
     models = [c.model for c in candidates]

@@ -176,9 +176,7 @@ class Search:
             options = self._cuts(relaxed, chosen, packing.failed)
         return None
 
-    def _round_one(
-        self, relaxed: Relaxed, copies: Copies, allowed: Mask
-    ) -> tuple[int, ...] | None:
+    def _round_one(self, relaxed: Relaxed, copies: Copies, allowed: Mask) -> tuple[int, ...] | None:
         """Choices within every row, or None."""
         prices = np.zeros(len(relaxed.limits))
         priced = np.array([self._dual.prices[row] for row in relaxed.rows])
@@ -196,15 +194,15 @@ class Search:
         home: list[int] = []
         stay: list[float] = []
         for m, demand in enumerate(self._in_order):
-            running = [
-                k for k in self._own[demand.id] for _ in self._packer.running.get(k, ())
-            ]
+            running = [k for k in self._own[demand.id] for _ in self._packer.running.get(k, ())]
             running.sort(key=lambda k: -self._worths[k])
             homes = (running + [-1] * demand.replicas_max)[: demand.replicas_max]
             model += [m] * demand.replicas_max
             home += homes
             stay += [self._stay.get(k, 0.0) for k in homes]
-        return Copies(model=np.array(model, np.intp), home=np.array(home, np.intp), stay=np.array(stay))
+        return Copies(
+            model=np.array(model, np.intp), home=np.array(home, np.intp), stay=np.array(stay)
+        )
 
     def _one_kind(self) -> Mask:
         """Candidates without those of a model's lesser kind: a model is served by real or by emulated engines."""
@@ -287,17 +285,13 @@ class Search:
             found, complete = self._exhausted(self._improve(found), EXTENSIONS[1])
         return self._found(found, complete=complete)
 
-    def _exhausted(
-        self, chosen: tuple[int, ...], extensions: int
-    ) -> tuple[tuple[int, ...], bool]:
+    def _exhausted(self, chosen: tuple[int, ...], extensions: int) -> tuple[tuple[int, ...], bool]:
         """The best choice of all that are better and pack, and whether none was left out."""
         relaxed = relax(self._table, self._in_order, self._values)
         if len(relaxed.rows) < len(self._table.rows):
             return chosen, False
         prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
-        better = better_plans(
-            relaxed, prices, self._worth(chosen), self._admits, extensions
-        )
+        better = better_plans(relaxed, prices, self._worth(chosen), self._admits, extensions)
         self._packer.allow(PACK_STEPS)
         complete = better.complete
         for plan in better.plans[:LEAVES]:

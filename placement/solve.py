@@ -7,6 +7,7 @@ from collections.abc import Callable
 from .plan import Infeasible, Plan
 from .problem import Problem, check
 
+
 def never() -> bool:
     """The default of `should_stop`."""
     return False

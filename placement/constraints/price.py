@@ -26,7 +26,9 @@ def check_option(option: Option) -> Rejection | None:
 
 def excess(columns: Columns) -> Any:
     """Price per hour beyond the model's own limit."""
-    return columns.figures["price_per_hour"] - np.array(columns.limit(lambda d: d.max_price_per_hour))
+    return columns.figures["price_per_hour"] - np.array(
+        columns.limit(lambda d: d.max_price_per_hour)
+    )
 
 
 def rows(scope: Scope) -> Iterator[Row]:

@@ -81,9 +81,7 @@ def columns(base: Option) -> Columns:
     assert base.layout is not None
     assert base.predicted is not None
     figures = {name: np.array([[value]]) for name, value in asdict(base.predicted).items()}
-    return Columns(
-        pool=base.pool, demands=(base.demand,), layouts=(base.layout,), figures=figures
-    )
+    return Columns(pool=base.pool, demands=(base.demand,), layouts=(base.layout,), figures=figures)
 
 
 REFUSED = {

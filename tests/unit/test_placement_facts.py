@@ -112,7 +112,9 @@ def test_what_does_not_fit_here_runs_on_the_endpoint() -> None:
     assert {places[name] for name in ("large/r0", "hosted/r0", "hosted/r1")} == {
         ("openai", "outside")
     }
-    assert all(s.predicted.power_w == 0 and s.kv_bytes == 0 for s in plan.slots if s.engine == "openai")
+    assert all(
+        s.predicted.power_w == 0 and s.kv_bytes == 0 for s in plan.slots if s.engine == "openai"
+    )
 
 
 def test_an_endpoint_takes_no_more_sequences_than_it_has() -> None:
