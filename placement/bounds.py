@@ -294,7 +294,8 @@ class Path:
         """What a copy of each model takes of each row, on average over its candidates."""
         shape = (len(self._relaxed.starts), self._relaxed.usage.shape[1])
         weights = self._amounts * parts[self._entries[0]]
-        return np.bincount(self._cells, weights, minlength=shape[0] * shape[1]).reshape(shape)
+        cells = np.bincount(self._cells, weights, minlength=shape[0] * shape[1])
+        return cells.astype(np.float64).reshape(shape)
 
     def _walk(self, step: Vector, decrease: float) -> bool:
         """Goes as far along the step as it helps; False when it does not."""
@@ -333,4 +334,4 @@ class _Pairs:
     def weighted(self, weights: Vector) -> Vector:
         """Their sum over the candidates, each with its weight; shape (rows, rows)."""
         cells = np.bincount(self._cell, self._product * weights[self._who], minlength=self._rows**2)
-        return cells.reshape(self._rows, self._rows)
+        return cells.astype(np.float64).reshape(self._rows, self._rows)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bounds import Indices, Relaxed, Vector
+from .bounds import Indices, Mask, Relaxed, Vector
 
 MAX_WAYS = 20_000
 """Ways to choose the copies of one model that are looked at."""
@@ -52,8 +52,10 @@ def better_plans(
     relaxed: Relaxed,
     prices: Vector,
     value: float,
+    *,
     admits: Callable[[Sequence[int]], bool],
     extensions: int,
+    should_stop: Callable[[], bool],
 ) -> Better:
     """Every plan within all rows that is worth more than `value`.
 
@@ -66,12 +68,14 @@ def better_plans(
     allowed = bound - value - _SLACK * abs(bound)
     ways = []
     for model in range(len(relaxed.starts)):
+        if should_stop():
+            return Better(plans=(), values=(), complete=False)
         own = _ways(relaxed, prices, model, allowed, admits)
         if own is None:
             return Better(plans=(), values=(), complete=False)
         ways.append(own)
     ways.sort(key=lambda way: len(way.loss))
-    return _Growth(relaxed, prices, allowed, ways, extensions).run(bound)
+    return _Growth(relaxed, prices, allowed, ways, extensions).run(bound, should_stop)
 
 
 def _ways(
@@ -120,9 +124,10 @@ def _ways(
     )
 
 
-def _possible(relaxed: Relaxed, usage: Vector) -> np.ndarray:
+def _possible(relaxed: Relaxed, usage: Vector) -> Mask:
     """Ways that no capacity forbids alone; minimums (limits below 0) are met by one model only."""
-    return (usage <= relaxed.limits + _SLACK).all(axis=1, where=relaxed.limits >= 0)
+    over = (usage > relaxed.limits + _SLACK) & (relaxed.limits >= 0)
+    return ~over.any(axis=1)
 
 
 class _Growth:
@@ -150,13 +155,13 @@ class _Growth:
                 self._most[level] = self._most[level + 1] + usage.max(axis=0)
         self._left = extensions
 
-    def run(self, bound: float) -> Better:
+    def run(self, bound: float, should_stop: Callable[[], bool]) -> Better:
         """Grows all labels to whole plans."""
         loss, load = np.zeros(1), np.zeros((1, len(self._limits)))
         steps: list[tuple[Indices, Indices]] = []
         for level, ways in enumerate(self._ways):
             parts = list(self._extend(level, ways, loss, load))
-            if self._left < 0 or sum(len(part[0]) for part in parts) > MAX_LABELS:
+            if self._left < 0 or should_stop() or sum(len(part[0]) for part in parts) > MAX_LABELS:
                 return Better(plans=(), values=(), complete=False)
             loss = np.concatenate([part[0] for part in parts])
             load = np.concatenate([part[1] for part in parts])

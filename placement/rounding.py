@@ -16,6 +16,12 @@ from .bounds import Relaxed, Vector
 
 Indices = NDArray[np.intp]
 
+Move = tuple[int, int]
+"""A copy and the candidate that it changes to."""
+
+Proposal = tuple[float, list[Move]]
+"""What moves gain, negative, and the moves: sorts best first."""
+
 SLACK = 1e-9
 REPAIRS = 400
 """Rounds of repair at most; each moves as many copies as it takes to mend one row."""
@@ -93,6 +99,7 @@ class Rounding:
 
     def round(self, weights: Vector) -> None:
         """Copies at home stay; the others are given out by the parts of the fractional plan, largest remainder."""
+        weights = self._gathered(weights)
         chosen = np.where(self.copies.home >= 0, self.copies.home, self.nothing)
         for m, (start, count) in enumerate(zip(self._starts, self._counts, strict=True)):
             own = np.flatnonzero((self.copies.model == m) & (chosen == self.nothing))
@@ -105,6 +112,21 @@ class Rounding:
                 )
                 chosen[own[:missing]] = start + _apportion(part, min(missing, len(own)))
         self.start(chosen)
+
+    def _gathered(self, weights: Vector) -> Vector:
+        """The weights of candidates of one model that take the same, all given to the one worth most."""
+        count = len(weights)
+        group = np.repeat(np.arange(len(self._starts)), self._counts)
+        # Equal rows have equal sums with any fixed vector; unequal ones have equal sums by no likely accident.
+        fixed = np.sin(np.arange(1, 1 + self._usage.shape[1]))
+        mark = np.round(np.einsum("kr,r->k", self._usage[:count], fixed), 9)
+        order = np.lexsort((-self._values[:count], ~self._allowed[:count], mark, group))
+        first = np.ones(count, dtype=np.bool_)
+        first[1:] = (np.diff(group[order]) != 0) | (np.diff(mark[order]) != 0)
+        there = np.where(self._allowed[:count], weights, 0.0)[order]
+        gathered = np.zeros(count)
+        gathered[order[first]] = np.add.reduceat(there, np.flatnonzero(first))
+        return gathered
 
     # -- moves --
 
@@ -225,32 +247,45 @@ class Rounding:
     def improve(self) -> None:
         """Single moves and exchanges of two, while they gain."""
         for _ in range(PASSES):
-            if not self._single() and not self._exchange():
+            if not self._take(self._singles()) and not self._take(self._exchanges()):
                 return
 
-    def _single(self) -> bool:
-        who, target = self._moves()
-        gain = self._gain(who, target)
-        up = gain > SLACK * np.abs(self._values).max(initial=1.0)
-        who, target, gain = who[up], target[up], gain[up]
-        fits = (self._load + self._delta(who, target) <= self._limits + SLACK).all(axis=1)
-        who, target, gain = who[fits], target[fits], gain[fits]
+    def proposals(self) -> list[list[Move]]:
+        """Single moves and exchanges that gain within every row, best first."""
+        return [moves for _, moves in sorted(self._singles() + self._exchanges())]
+
+    def apply(self, moves: Sequence[Move]) -> None:
+        """Makes these moves."""
+        for copy, to in moves:
+            self._apply(copy, to)
+
+    def _take(self, proposals: list[Proposal]) -> bool:
+        """Makes all that still hold, best first; False when there is none."""
         moved: set[int] = set()
-        for k in np.argsort(-gain, kind="stable").tolist():
-            copy, to = int(who[k]), int(target[k])
-            if copy not in moved and self._may(copy, to) and self._fits([(copy, to)]):
-                self._apply(copy, to)
-                moved.add(copy)
+        for _, moves in sorted(proposals):
+            apart = moved.isdisjoint(copy for copy, _ in moves)
+            if apart and all(self._may(*move) for move in moves) and self._fits(moves):
+                self.apply(moves)
+                moved.update(copy for copy, _ in moves)
         return bool(moved)
 
-    def _fits(self, moves: Sequence[tuple[int, int]]) -> bool:
+    def _fits(self, moves: Sequence[Move]) -> bool:
         load = self._load
         for copy, to in moves:
             load = load + self._usage[to] - self._usage[self.chosen[copy]]
         return bool((load <= self._limits + SLACK).all())
 
-    def _exchange(self) -> bool:
-        """Pairs of moves, one that gains and one that makes room for it, judged by what they gain at the prices."""
+    def _singles(self) -> list[Proposal]:
+        who, target = self._moves()
+        gain = self._gain(who, target)
+        up = gain > SLACK * self._usual
+        who, target, gain = who[up], target[up], gain[up]
+        fits = (self._load + self._delta(who, target) <= self._limits + SLACK).all(axis=1)
+        entries = zip(gain[fits].tolist(), who[fits].tolist(), target[fits].tolist(), strict=True)
+        return [(-g, [(copy, to)]) for g, copy, to in entries]
+
+    def _exchanges(self) -> list[Proposal]:
+        """Pairs of moves, one that gains and one that makes room for it, drawn from those that cost least at the prices."""
         who, target = self._moves()
         gain = self._gain(who, target)
         delta = self._delta(who, target)
@@ -258,23 +293,15 @@ class Rounding:
         order = np.argsort(-fair, kind="stable")
         up = order[gain[order] > 0][:PARTNERS]
         down = order[gain[order] < 0][:PARTNERS]
-        if not len(up) or not len(down):
-            return False
         net = gain[up][:, None] + gain[down][None, :]
         net[who[up][:, None] == who[down][None, :]] = -1.0
-        pairs = np.argwhere(net > SLACK * np.abs(self._values).max(initial=1.0))
-        room = self._limits + SLACK - self._load
+        pairs = np.argwhere(net > SLACK * self._usual)
         load = delta[up][pairs[:, 0]] + delta[down][pairs[:, 1]]
-        pairs = pairs[(load <= room).all(axis=1)]
-        moved: set[int] = set()
-        for a, b in pairs[np.argsort(-net[pairs[:, 0], pairs[:, 1]], kind="stable")].tolist():
-            both = [(int(who[k]), int(target[k])) for k in (up[a], down[b])]
-            if moved.isdisjoint(c for c, _ in both) and all(self._may(*m) for m in both):
-                if self._fits(both):
-                    for copy, to in both:
-                        self._apply(copy, to)
-                    moved.update(c for c, _ in both)
-        return bool(moved)
+        pairs = pairs[(load <= self._limits + SLACK - self._load).all(axis=1)]
+        return [
+            (-float(net[a, b]), [(int(who[k]), int(target[k])) for k in (up[a], down[b])])
+            for a, b in pairs.tolist()
+        ]
 
 
 def _apportion(parts: Vector, copies: int) -> Indices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .constraint import Candidate, Pool, Row, Scope
 from .demand import App, Demand
@@ -14,6 +15,8 @@ from .plan import Rejection
 from .rules import ROW_RULES
 
 _SLACK = 1e-9
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +60,11 @@ def tabulate(
     )
 
 
-def _grouped(names: Sequence[str]) -> dict[ModelId, tuple[int, ...]]:
-    found: dict[str, list[int]] = defaultdict(list)
+def _grouped(names: Sequence[Name]) -> dict[Name, tuple[int, ...]]:
+    found: dict[Name, list[int]] = defaultdict(list)
     for k, name in enumerate(names):
         found[name].append(k)
-    return {ModelId(name): tuple(own) for name, own in found.items()}
+    return {name: tuple(own) for name, own in found.items()}
 
 
 def _rows(

@@ -12,7 +12,7 @@ from math import inf
 
 import numpy as np
 
-from .bounds import Dual, Mask, Relaxed, dual, relax
+from .bounds import Dual, Indices, Mask, Relaxed, dual, relax
 from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver, Uniform
 from .demand import Demand
 from .ids import ModelId, slot_id
@@ -30,6 +30,9 @@ PROVABLE = 60
 
 CUTS = 16
 """Times that rows are tightened because a choice could not be put on nodes."""
+
+POLISH = 150
+"""Moves that are tried on nodes after a cut."""
 
 FIRST_STEPS = 4000
 """Values tried by the exact search of the whole."""
@@ -162,8 +165,6 @@ class Search:
         options = [relax(self._table, self._in_order, self._values)]
         copies, allowed = self._copies(), self._one_kind()
         for attempt in range(CUTS):
-            if attempt and self._should_stop():
-                return None
             self._packer.allow(ROUND_PACK_STEPS * 10)
             rounded = ((r, self._round_one(r, copies, allowed)) for r in options)
             relaxed, chosen = next((pair for pair in rounded if pair[1] is not None), (None, None))
@@ -171,10 +172,50 @@ class Search:
                 return None
             packing = self._packer.pack(chosen)
             if packing.placed is not None:
-                return chosen
+                return self._polished(chosen, copies, allowed) if attempt else chosen
             assert packing.failed is not None
             options = self._cuts(relaxed, chosen, packing.failed)
         return None
+
+    def _polished(self, chosen: tuple[int, ...], copies: Copies, allowed: Mask) -> tuple[int, ...]:
+        """A plan that packs, bettered by moves that still pack: the cuts may have cut off more than they had to."""
+        relaxed = relax(self._table, self._in_order, self._values)
+        prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
+        rounding = Rounding(relaxed, prices, copies, allowed)
+        rounding.start(self._by_copy(chosen, rounding.nothing, copies))
+        left = POLISH
+        while left > 0 and not self._should_stop():
+            for moves in rounding.proposals():
+                left -= 1
+                back = rounding.chosen.copy()
+                rounding.apply(moves)
+                better = self._covered(rounding)
+                if better is not None and self._packer.pack(better).placed is not None:
+                    chosen = better
+                    break
+                rounding.start(back)
+                if left <= 0:
+                    return chosen
+            else:
+                return chosen
+        return chosen
+
+    def _by_copy(self, chosen: Sequence[int], nothing: int, copies: Copies) -> Indices:
+        """The choices in the order of the copies; those that stay at home first."""
+        left = Counter(chosen)
+        found = np.full(len(copies), nothing, dtype=np.intp)
+        for copy, home in enumerate(copies.home.tolist()):
+            if left[home] > 0:
+                found[copy] = home
+                left[home] -= 1
+        position = {demand.id: m for m, demand in enumerate(self._in_order)}
+        rest: dict[int, list[int]] = defaultdict(list)
+        for k in left.elements():
+            rest[position[self._table.candidates[k].model]].append(k)
+        for copy, model in enumerate(copies.model.tolist()):
+            if found[copy] == nothing and rest[model]:
+                found[copy] = rest[model].pop()
+        return found
 
     def _round_one(self, relaxed: Relaxed, copies: Copies, allowed: Mask) -> tuple[int, ...] | None:
         """Choices within every row, or None."""
@@ -291,7 +332,14 @@ class Search:
         if len(relaxed.rows) < len(self._table.rows):
             return chosen, False
         prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
-        better = better_plans(relaxed, prices, self._worth(chosen), self._admits, extensions)
+        better = better_plans(
+            relaxed,
+            prices,
+            self._worth(chosen),
+            admits=self._admits,
+            extensions=extensions,
+            should_stop=self._should_stop,
+        )
         self._packer.allow(PACK_STEPS)
         complete = better.complete
         for plan in better.plans[:LEAVES]:
