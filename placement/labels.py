@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bounds import Indices, Mask, Relaxed, Vector
+from .relaxation import Indices, Mask, Relaxed, Vector
 
 MAX_WAYS = 20_000
 """Ways to choose the copies of one model that are looked at."""
@@ -127,7 +127,7 @@ def _ways(
 def _possible(relaxed: Relaxed, usage: Vector) -> Mask:
     """Ways that no capacity forbids alone; minimums (limits below 0) are met by one model only."""
     over = (usage > relaxed.limits + _SLACK) & (relaxed.limits >= 0)
-    return ~over.any(axis=1)
+    return np.asarray(over.sum(axis=1) == 0, dtype=np.bool_)
 
 
 class _Growth:

@@ -40,12 +40,14 @@ class Attempt:
     Attributes:
         conflict: models that certainly cannot run together, when that is known already.
         complete: with no plan, whether that is certain.
+        table: what was searched, for those who ask why there is no plan.
     """
 
     plan: Plan | None
     rejections: tuple[Rejection, ...]
     conflict: tuple[ModelId, ...] = ()
     complete: bool = True
+    table: Table | None = None
 
 
 def attempt(
@@ -69,23 +71,25 @@ def attempt(
     rejections = _rejections(problem, refused, options, table)
     possible = tuple(d for d in app.demands if d.id in table.of_model)
     hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d.id not in table.of_model)
+    failed = Attempt(plan=None, rejections=rejections, table=table)
     if hopeless:
-        return Attempt(plan=None, rejections=rejections, conflict=hopeless[:1])
+        return replace(failed, conflict=hopeless[:1])
     if short := _short(possible, table):
-        return Attempt(plan=None, rejections=(*short, *rejections), conflict=(short[0].model,))
+        return replace(failed, rejections=(*short, *rejections), conflict=(short[0].model,))
     if over := overdrawn(table, possible):
         proofs = nearest_misses([r for proof in over for r in proof])
         conflict = tuple(ModelId(r.model) for r in over[0])
-        return Attempt(plan=None, rejections=(*proofs, *rejections), conflict=conflict)
+        return replace(failed, rejections=(*proofs, *rejections), conflict=conflict)
     searched, crowded = _limited(possible, table)
     if crowded:
-        return Attempt(plan=None, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
+        return replace(failed, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
     current = problem.current
     found = Search(
         table,
         searched,
         packer,
+        most=[d.replicas_max for d in possible],
         should_stop=should_stop,
         stay=stay_worths(table, packer.running),
         known=dict(current.prices) if current else None,
@@ -94,7 +98,7 @@ def attempt(
         lp=lp,
     ).run()
     if found.placed is None:
-        return Attempt(plan=None, rejections=rejections, complete=found.complete)
+        return replace(failed, complete=found.complete)
     plan = _plan(problem, table, found, found.placed, rejections)
     violations = verify(problem, plan)
     if violations:

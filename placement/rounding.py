@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bounds import Relaxed, Vector
+from .relaxation import Relaxed, Vector
 
 Indices = NDArray[np.intp]
 
@@ -29,7 +29,7 @@ REPAIRS = 400
 REST = 8
 """Rounds for which a copy stays where it was pushed."""
 
-PASSES = 12
+PASSES = 40
 """Rounds of improvement at most."""
 
 PARTNERS = 200
@@ -97,20 +97,26 @@ class Rounding:
         self.chosen = chosen.copy()
         self._load = self._usage[self.chosen].sum(axis=0)
 
-    def round(self, weights: Vector) -> None:
-        """Copies at home stay; the others are given out by the parts of the fractional plan, largest remainder."""
+    def round(self, weights: Vector, optional: Vector) -> None:
+        """Copies at home stay; the others are given out by the parts of the fractional plan, largest remainder.
+
+        Args:
+            optional: part of each model's optional copies that the plan places.
+        """
         weights = self._gathered(weights)
         chosen = np.where(self.copies.home >= 0, self.copies.home, self.nothing)
+        size = np.bincount(self.copies.model, minlength=len(self._starts))
+        wanted = self._least + np.floor((size - self._least) * optional + 0.5)
         for m, (start, count) in enumerate(zip(self._starts, self._counts, strict=True)):
-            own = np.flatnonzero((self.copies.model == m) & (chosen == self.nothing))
-            missing = int(self._least[m]) - int(
-                ((self.copies.model == m) & (chosen != self.nothing)).sum()
-            )
-            if missing > 0 and len(own):
-                part = np.where(
-                    self._allowed[start : start + count], weights[start : start + count], 0.0
-                )
-                chosen[own[:missing]] = start + _apportion(part, min(missing, len(own)))
+            mine = self.copies.model == m
+            own = np.flatnonzero(mine & (chosen == self.nothing))
+            missing = min(int(wanted[m]) - int((mine & (chosen != self.nothing)).sum()), len(own))
+            if missing > 0:
+                here = slice(int(start), int(start + count))
+                part = np.where(self._allowed[here], weights[here], 0.0)
+                if not part.any():
+                    part = self._allowed[here].astype(np.float64)
+                chosen[own[:missing]] = start + _apportion(part, missing)
         self.start(chosen)
 
     def _gathered(self, weights: Vector) -> Vector:
@@ -306,8 +312,7 @@ class Rounding:
 
 def _apportion(parts: Vector, copies: int) -> Indices:
     """Positions for so many copies, in proportion to the parts; largest remainder, the first of equals."""
-    total = parts.sum()
-    share = parts / total * copies if total > 0 else np.full(len(parts), copies / len(parts))
+    share = parts / parts.sum() * copies
     whole = np.floor(share + 1e-9).astype(np.intp)
     rest = copies - int(whole.sum())
     if rest > 0:
