@@ -97,16 +97,17 @@ class Rounding:
         self.chosen = chosen.copy()
         self._load = self._usage[self.chosen].sum(axis=0)
 
-    def round(self, weights: Vector, optional: Vector) -> None:
+    def round(self, weights: Vector, optional: Vector | None = None) -> None:
         """Copies at home stay; the others are given out by the parts of the fractional plan, largest remainder.
 
         Args:
-            optional: part of each model's optional copies that the plan places.
+            optional: part of each model's optional copies that the plan places; None = none of them.
         """
         weights = self._gathered(weights)
         chosen = np.where(self.copies.home >= 0, self.copies.home, self.nothing)
         size = np.bincount(self.copies.model, minlength=len(self._starts))
-        wanted = self._least + np.floor((size - self._least) * optional + 0.5)
+        spare = (size - self._least) * (0.0 if optional is None else optional)
+        wanted = self._least + np.floor(spare + 0.5)
         for m, (start, count) in enumerate(zip(self._starts, self._counts, strict=True)):
             mine = self.copies.model == m
             own = np.flatnonzero(mine & (chosen == self.nothing))
