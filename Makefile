@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
+ORACLES := .oracles
 
 .PHONY: help
 help: ## print this help
@@ -60,6 +61,12 @@ emulated: $(DEV) ## the tests that need a Ray cluster
 chaos: $(DEV) ## kills and hangs under load
 	$(BIN)/python -m pytest tests/chaos -q
 
+# Beside the environment, not in it: ortools wants another protobuf than the pinned one.
+.PHONY: oracles
+oracles: $(DEV) ## the solver against HiGHS and CP-SAT; says how to install them where they are missing
+	@PYTHONPATH=$(ORACLES) $(BIN)/python -c 'import highspy, ortools' 2>/dev/null || { echo "HiGHS and CP-SAT are not in $(ORACLES); next: $(BIN)/python -m pip install --target $(ORACLES) 'highspy>=1.15' 'ortools>=9.15'"; exit 1; }
+	PYTHONPATH=$(ORACLES) $(BIN)/python -m pytest tests/property/test_placement_oracles.py tests/unit/test_placement_bounds_lp.py -q
+
 .PHONY: check
 check: $(DEV) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -79,5 +86,5 @@ lock: ## resolve requirements/*.in again (needs uv)
 
 .PHONY: clean
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache benchmarks/out
+	rm -rf $(VENV) $(ORACLES) .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache benchmarks/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

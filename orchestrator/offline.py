@@ -1,6 +1,7 @@
 """Planning without a cluster: a spec file and an inventory file in, a plan out; two plans when the question is what if.
 
-Decides how missing model facts are filled in on this machine. It must not know a controller.
+Decides how missing model facts are filled in on this machine, and what a deadline is: CPU seconds of this process. It must
+not know a controller.
 """
 
 from __future__ import annotations
@@ -21,8 +22,16 @@ from placement.problem import Problem
 from placement.solve import solve, warm
 from placement.what_if import changed
 
+from .calibrations import load, with_calibrations
 from .inventory_file import load_inventory
-from .spec import STDIN, check_device_classes, parse_app, read_spec, spec_name
+from .spec import (
+    STDIN,
+    check_device_classes,
+    parse_app,
+    pin_notes,
+    read_spec,
+    spec_name,
+)
 from .what_if import KeyChange, changed_app, parse_what_if
 
 _LOCAL = ("package://", "file://")
@@ -30,10 +39,34 @@ _LOCAL = ("package://", "file://")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """An answer of the solver, and the CPU seconds that it took alone."""
+    """An answer of the solver.
 
+    Attributes:
+        cpu_s: what solving took alone.
+        notes: what was assumed while the files were read, and what in them looks like a typing error.
+    """
+
+    problem: Problem
     outcome: Plan | Infeasible
     cpu_s: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How to solve.
+
+    Attributes:
+        deadline_s: CPU seconds after which the best plan so far is taken; None = as long as it takes.
+        calibrations: a file of measurements, or a folder of such files, that count beside those of the inventory.
+    """
+
+    seed: int = 0
+    deadline_s: float | None = None
+    calibrations: str | None = None
+
+
+_USUAL = Asked()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +84,18 @@ class Compared:
     moves: tuple[Change, ...]
 
 
-def plan_files(spec: str | Path, inventory: str | Path, *, seed: int = 0) -> Planned:
+def plan_files(spec: str | Path, inventory: str | Path, asked: Asked = _USUAL) -> Planned:
     """Plans a spec file on an inventory file.
 
     Raises:
         SpecError: a file is missing or wrong, or both are standard input.
     """
-    text, there = _read(spec, inventory)
-    return _planned(parse_app(text, spec_name(spec)), there, seed)
+    text, there = _read(spec, inventory, asked)
+    return _planned(parse_app(text, spec_name(spec)), there, asked)
 
 
 def compare_files(
-    spec: str | Path, inventory: str | Path, what_if: Sequence[str], *, seed: int = 0
+    spec: str | Path, inventory: str | Path, what_if: Sequence[str], asked: Asked = _USUAL
 ) -> Compared:
     """Plans a spec file on an inventory file, then once more with changes of either, from that plan on.
 
@@ -70,15 +103,15 @@ def compare_files(
         SpecError: as `plan_files`; or a change is wrong.
     """
     changes = [parse_what_if(text) for text in what_if]
-    text, there = _read(spec, inventory)
+    text, there = _read(spec, inventory, asked)
     hardware = [change for change in changes if not isinstance(change, KeyChange)]
     keys = [change for change in changes if isinstance(change, KeyChange)]
     app = parse_app(text, spec_name(spec))
     later = changed(there, hardware)
     later_app = changed_app(text, spec_name(spec), keys) if keys else app
-    before = _planned(app, there, seed)
+    before = _planned(app, there, asked)
     current = before.outcome if isinstance(before.outcome, Plan) else None
-    after = _planned(later_app, later, seed, current)
+    after = _planned(later_app, later, asked, current)
     moves: tuple[Change, ...] = ()
     if current is not None and isinstance(after.outcome, Plan):
         moves = diff(current, after.outcome, inventory=later, before_app=app, app=later_app)
@@ -86,19 +119,34 @@ def compare_files(
     return Compared(before=before, after=after, changes=said, moves=moves)
 
 
-def _read(spec: str | Path, inventory: str | Path) -> tuple[str, Inventory]:
+def notes_of(app: App, inventory: Inventory) -> tuple[str, ...]:
+    """What a person should know of a spec and an inventory before believing a plan of them."""
+    return (*inventory.notes, *pin_notes(app, [node.id for node in inventory.nodes]))
+
+
+def _read(spec: str | Path, inventory: str | Path, asked: Asked) -> tuple[str, Inventory]:
     if str(spec) == str(inventory) == STDIN:
         raise SpecError("SPEC and --inventory cannot both be -", hint="give one of them as a file")
-    return read_spec(spec), load_inventory(inventory)
+    text, there = read_spec(spec), load_inventory(inventory)
+    if asked.calibrations is None:
+        return text, there
+    return text, with_calibrations(there, load(asked.calibrations))
 
 
-def _planned(app: App, inventory: Inventory, seed: int, current: Plan | None = None) -> Planned:
+def _planned(app: App, inventory: Inventory, asked: Asked, current: Plan | None = None) -> Planned:
     check_device_classes(app, classes_of(inventory))
-    problem = Problem(inventory=inventory, app=with_local_facts(app), current=current, seed=seed)
+    problem = Problem(
+        inventory=inventory, app=with_local_facts(app), current=current, seed=asked.seed
+    )
     warm()
     started = time.process_time()
-    outcome = solve(problem)
-    return Planned(outcome=outcome, cpu_s=time.process_time() - started)
+
+    def late() -> bool:
+        return time.process_time() - started >= (asked.deadline_s or 0.0)
+
+    outcome = solve(problem, late) if asked.deadline_s is not None else solve(problem)
+    cpu_s = time.process_time() - started
+    return Planned(problem=problem, outcome=outcome, cpu_s=cpu_s, notes=notes_of(app, inventory))
 
 
 def with_local_facts(app: App) -> App:

@@ -74,6 +74,24 @@ class SuggestedFix(_Open):
     says: str
 
 
+class MoreHardware(_Open):
+    """Devices with which the spec is feasible as it is; `what_if` is for `plan --what-if`."""
+
+    what_if: str
+    says: str
+
+
+class PipelineDepth(_Open):
+    """One layout of a model in stages."""
+
+    stages: int
+    flow_tokens_per_s: float
+    decode_tokens_per_s: float
+    ttft_s: float
+    token_s: float
+    chosen: bool
+
+
 class PlanDocument(_Open):
     """What `shardyard plan -o json` prints."""
 
@@ -94,6 +112,8 @@ class PlanDocument(_Open):
     prices: dict[str, float]
     conflict: list[str]
     fixes: list[SuggestedFix]
+    additions: list[MoreHardware]
+    fronts: dict[str, list[PipelineDepth]] = Field(default_factory=dict)
 
 
 def json_schema(kind: Literal["app", "inventory", "plan"] | str) -> dict[str, Any]:

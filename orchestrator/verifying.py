@@ -16,8 +16,9 @@ from placement.problem import Problem, check
 from placement.proof import Audit, audit
 from placement.proof_document import disagreement, plan_of, read_document
 
+from .calibrations import load, with_calibrations
 from .inventory_file import load_inventory
-from .offline import with_local_facts
+from .offline import notes_of, with_local_facts
 from .spec import STDIN, check_device_classes, load_app, read_spec, spec_name
 
 MAX_PLAN_BYTES = 64 << 20
@@ -25,10 +26,15 @@ MAX_PLAN_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was found about a plan file; `audit` has the figures that were derived. `plan` None = it holds none."""
+    """What was found about a plan file; `audit` has the figures that were derived. `plan` None = it holds none.
+
+    Attributes:
+        notes: what was assumed while spec and inventory were read.
+    """
 
     plan: Plan | None
     audit: Audit
+    notes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -53,8 +59,17 @@ class Report:
         }
 
 
-def verify_files(plan: str | Path, inventory: str | Path, spec: str | Path) -> Report:
+def verify_files(
+    plan: str | Path,
+    inventory: str | Path,
+    spec: str | Path,
+    *,
+    calibrations: str | Path | None = None,
+) -> Report:
     """Re-derives everything that the plan claims.
+
+    Args:
+        calibrations: a file of measurements, or a folder of such files, that count beside those of the inventory.
 
     Raises:
         SpecError: a file is missing or broken, or two of them are standard input.
@@ -64,12 +79,15 @@ def verify_files(plan: str | Path, inventory: str | Path, spec: str | Path) -> R
         raise SpecError(says, hint="give the others as files")
     claimed, contradiction = _read_plan(plan)
     app, there = load_app(spec), load_inventory(inventory)
+    if calibrations is not None:
+        there = with_calibrations(there, load(calibrations))
     check_device_classes(app, classes_of(there))
     problem = Problem(inventory=there, app=with_local_facts(app))
     check(problem)
+    notes = notes_of(app, there)
     if contradiction or claimed is None:
-        return Report(plan=claimed, audit=Audit(faults=(contradiction,)))
-    return Report(plan=claimed, audit=audit(problem, claimed))
+        return Report(plan=claimed, audit=Audit(faults=(contradiction,)), notes=notes)
+    return Report(plan=claimed, audit=audit(problem, claimed), notes=notes)
 
 
 def _read_plan(path: str | Path) -> tuple[Plan | None, str]:

@@ -26,6 +26,8 @@ MAX_ADDITIONS = 3
 _MOST_CLASSES = 4
 _MOST_FULL_TRIES = 4
 _LARGEST_NODE = 8
+_FEW = 32
+"""Devices that may be offered to any cluster; beside that, no more than it has already."""
 _COUNTS = (1, 2, 4, 8)
 """Devices that are tried for a model that nothing can hold."""
 _NEW = "new"
@@ -131,7 +133,8 @@ def _growing(
     device_class: str, counts: Iterable[int], group: int, part: App, trial: Trial
 ) -> Iterator[InventoryChange]:
     """Those that let the conflict hold: so many on a node that has some, on a new one, on new ones in groups."""
-    for count in dict.fromkeys(counts):
+    there = sum(len(node.devices) for node in trial.problem.inventory.nodes)
+    for count in (c for c in dict.fromkeys(counts) if c <= max(_FEW, there)):
         for change in _places(device_class, count, group, trial.problem.inventory):
             if _plan(part, change, trial) is not None:
                 yield change

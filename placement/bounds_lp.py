@@ -19,26 +19,7 @@ ITERATIONS = 200_000
 """Simplex steps at most."""
 
 
-class Relaxation(Protocol):
-    """What the program is made of; `bounds.Relaxed` describes each."""
-
-    @property
-    def values(self) -> Vector: ...
-    @property
-    def usage(self) -> Vector: ...
-    @property
-    def limits(self) -> Vector: ...
-    @property
-    def starts(self) -> Indices: ...
-    @property
-    def counts(self) -> Indices: ...
-    @property
-    def least(self) -> Vector: ...
-    @property
-    def most(self) -> Vector: ...
-
-
-def lp_prices(relaxed: Relaxation) -> Vector:
+def lp_prices(relaxed: Relaxed) -> Vector:
     """Prices >= 0 of the priced rows, per part of a limit; all 0 where HiGHS found none.
 
     Raises:
@@ -75,7 +56,7 @@ _OPTIONS = {
 }
 
 
-def _program(relaxed: Relaxation, program: Any) -> Any:
+def _program(relaxed: Relaxed, program: Any) -> Any:
     """The least of -value . x: first the priced rows, then one row a model for its copies; columns are candidates."""
     columns, rows = relaxed.usage.shape
     models = len(relaxed.starts)
@@ -89,7 +70,7 @@ def _program(relaxed: Relaxation, program: Any) -> Any:
     return program
 
 
-def _fill(matrix: Any, relaxed: Relaxation) -> None:
+def _fill(matrix: Any, relaxed: Relaxed) -> None:
     """Column by column, what a candidate takes of rows, and 1 for its model."""
     columns, rows = relaxed.usage.shape
     own = rows + np.repeat(np.arange(len(relaxed.starts)), relaxed.counts)

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from .artifacts import compiled_dtypes
 from .calibration import Calibration
 from .catalog import EngineFacts, engines_for
+from .chain_options import chain_candidates
 from .constraint import Candidate, Columns, Option, Pool
-from .demand import Demand
+from .demand import App, Demand
 from .devices import Dtype
+from .ids import ModelId
 from .layout import Layout, stored_dtype
 from .modelspec import ModelFacts
 from .plan import Plan, Predicted, Rejection
@@ -104,7 +106,7 @@ class _Rules(Constraint):
 def enumerate_options(
     asked: Sequence[Asked],
     pools: tuple[Pool, ...],
-    policy: Policy,
+    app: App,
     hop: Hop,
     current: Plan | None = None,
     calibrations: tuple[Calibration, ...] = (),
@@ -112,18 +114,21 @@ def enumerate_options(
     """Every allowed configuration of each model that could be worth choosing, and why the others are not.
 
     A configuration is left out where another one of the same pool takes no more of anything and is worth as much, unless a
-    replica of `current` runs in it.
+    replica of `current` runs in it. Those over several pools are as `chains` says.
     """
-    candidates: dict[str, list[Candidate]] = {a.demand.id: [] for a in asked}
+    candidates: dict[ModelId, list[Candidate]] = {a.demand.id: [] for a in asked}
     rejections: list[Rejection] = []
     running = _running(current)
     for pool in pools:
         members = tuple(a for a in asked if a.demand.id in pool.models)
         here = frozenset(entry for entry in running if entry[2] == pool.device_class.name)
-        found = _on_pool(pool, members, policy, hop, here, calibrations)
+        found = _on_pool(pool, members, app.policy, hop, here, calibrations)
         for candidate in found.candidates:
             candidates[candidate.model].append(candidate)
         rejections.extend(found.rejections)
+    pairs = [(a.demand, a.facts) for a in asked]
+    for model, own in chain_candidates(pairs, pools, app, hop, candidates).items():
+        candidates[model].extend(own)
     return Options(
         candidates=tuple(c for own in candidates.values() for c in own),
         rejections=nearest_misses(rejections),

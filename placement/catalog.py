@@ -30,6 +30,7 @@ class EngineFacts:
         architectures: graphs that it knows; empty = any.
         tp: sizes of a tensor-parallel group.
         pp: most pipeline stages.
+        chain: most stages of a pipeline whose stages lie in several pools; 0 = it runs none.
         schemes: of model sources that it reads.
         overhead_bytes: memory that it takes on each device beside weights and KV cache.
         start_s: from process start to the first byte of weights.
@@ -45,6 +46,7 @@ class EngineFacts:
     architectures: frozenset[str] = frozenset()
     tp: tuple[int, ...] = (1,)
     pp: int = 1
+    chain: int = 0
     schemes: frozenset[str] = frozenset()
     overhead_bytes: int = 0
     start_s: float = 0.0
@@ -119,6 +121,7 @@ def _stand_in(device_class: DeviceClass) -> EngineFacts:
         dtypes=real.dtypes if real else own.dtypes,
         tp=real.tp if real else (1,),
         pp=real.pp if real else 1,
+        chain=real.chain if real else 0,
         schemes=own.schemes,
         overhead_bytes=real.overhead_bytes if real else own.overhead_bytes,
         serves=own.serves,
@@ -163,6 +166,7 @@ def _engine(name: str, row: dict[str, Any]) -> EngineFacts:
         architectures=frozenset(row.get("architectures", ())),
         tp=tuple(row.get("tp", (1,))),
         pp=row.get("pp", 1),
+        chain=row.get("chain", 0),
         schemes=frozenset(row.get("schemes", ())),
         overhead_bytes=int(row.get("overhead_gib", 0.0) * GIB),
         start_s=row.get("start_s", 0.0),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import inf
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from .demand import App, Demand
 from .devices import DeviceClass
 from .ids import DeviceId, ModelId, NodeId
 from .inventory import Artifact, Inventory, Node
-from .layout import Layout
+from .layout import Layout, layer_ranges
 from .modelspec import ModelFacts
 from .plan import Predicted, Rejection
 
@@ -108,12 +109,19 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An option that passed every rule, with its worth under the policy."""
+    """An option that passed every rule, with its worth under the policy.
+
+    Attributes:
+        stages: pool and number of layers of each pipeline stage, where these lie in several pools or are uneven; else empty.
+        watts: of each of these stages.
+    """
 
     option: Option
     layout: Layout
     predicted: Predicted
     value: float
+    stages: tuple[tuple[Pool, int], ...] = ()
+    watts: tuple[float, ...] = ()
 
     @property
     def model(self) -> ModelId:
@@ -122,13 +130,49 @@ class Candidate:
 
     @property
     def pool(self) -> Pool:
-        """The devices that it runs on."""
+        """The devices that it runs on; those of its first stage where stages differ."""
         return self.option.pool
 
     @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools that it takes devices of, each once."""
+        if not self.stages:
+            return (self.option.pool,)
+        return tuple({pool.name: pool for pool, _ in self.stages}.values())
+
+    def pool_of(self, stage: int) -> Pool:
+        """Where a pipeline stage lies."""
+        return self.stages[stage][0] if self.stages else self.option.pool
+
+    def stages_in(self, pool: str) -> int:
+        """Pipeline stages that lie in a pool."""
+        if not self.stages:
+            return self.layout.pp if self.option.pool.name == pool else 0
+        return sum(own.name == pool for own, _ in self.stages)
+
+    def stage_watts(self, pool: str) -> tuple[float, ...]:
+        """Power of each of the stages in a pool."""
+        if not self.stages:
+            return (self.power_of(0),) * self.stages_in(pool)
+        pairs = zip(self.stages, self.watts, strict=True)
+        return tuple(watts for (own, _), watts in pairs if own.name == pool)
+
+    def power_of(self, stage: int) -> float:
+        """Power of a pipeline stage; within one pool all are alike."""
+        return self.watts[stage] if self.stages else self.predicted.power_w / self.layout.pp
+
+    @property
     def stage_power_w(self) -> float:
-        """Power of each of its pipeline stages; stages take equal numbers of devices."""
-        return self.predicted.power_w / self.layout.pp
+        """Power of the pipeline stage that draws most."""
+        return max(self.watts) if self.stages else self.power_of(0)
+
+    @property
+    def layer_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Layers [first, end) of each pipeline stage."""
+        if not self.stages:
+            return layer_ranges(self.option.facts.layers, self.layout.pp)
+        ends = [0, *accumulate(layers for _, layers in self.stages)]
+        return tuple(pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ _KEYS = (
     ("banned", "constraints.banned_hardware"),
     ("spread", "constraints.spread"),
     ("pin_nodes", "constraints.pin"),
+    ("build", "artifacts.build"),
     ("tenant", "tenant"),
     ("priority", "priority"),
 )

@@ -5,9 +5,10 @@ Reads plans and infeasibility alone, so that it works on a journalled plan witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 
 from .catalog import engines
 from .diff import where
@@ -21,6 +22,8 @@ _MOST_PRICES = 12
 _MOST_SLOTS = 24
 _MOST_LOSSES = 40
 """More than that of one kind are put together when everything is explained at once."""
+
+_NO_FRONTS: Mapping[ModelId, Sequence[FrontPoint]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +42,25 @@ class Explanation:
 
 
 def explain(
-    result: Plan | Infeasible, subject: str | None = None, *, front: Sequence[FrontPoint] = ()
+    result: Plan | Infeasible,
+    subject: str | None = None,
+    *,
+    fronts: Mapping[ModelId, Sequence[FrontPoint]] = _NO_FRONTS,
 ) -> Explanation:
     """The reasons behind a result; with `subject`, a model or slot name, only what concerns it, and all of that.
 
     Without a subject, what is said alike of many copies, models or nodes is said once.
 
     Args:
-        front: of the one model that was laid out over mixed device classes.
+        fronts: of models that run, or would have to run, in stages.
     """
     model = model_of(subject) if subject else None
     losses = tuple(r for r in result.rejections if model is None or r.model == model)
     lost = [loss_sentence(r) for r in losses] if model else list(grouped_losses(losses))
+    shown = [m for m in fronts if model in (None, m)]
+    depths = [sentence for m in shown for sentence in front_sentences(m, fronts[m])]
     if isinstance(result, Infeasible):
-        sentences = (*_conflict_sentences(result), *lost, *_help_sentences(result))
+        sentences = (*_conflict_sentences(result), *depths, *lost, *_help_sentences(result))
         return Explanation(feasible=False, slots=(), losses=losses, sentences=sentences)
     slots = tuple(s for s in result.slots if subject is None or subject in (s.id, s.model))
     said = map(slot_sentence, slots) if subject else grouped_slots(slots)
@@ -63,7 +71,7 @@ def explain(
         sentences=(
             _verdict(result),
             *said,
-            *front_sentences(front),
+            *depths,
             *_unplaced_sentences(result, model),
             *planned_ahead({s.engine for s in slots}),
             *lost,
@@ -120,12 +128,12 @@ def price_sentence(row: str, worth: float, replica: float) -> str:
     return f"{said}, as much as {worth / replica:.1f} average replicas"
 
 
-def front_sentences(points: Sequence[FrontPoint]) -> tuple[str, ...]:
+def front_sentences(model: ModelId, points: Sequence[FrontPoint]) -> tuple[str, ...]:
     """The layouts among which depth, flow and latency were weighed, the shallow first."""
     if not points:
         return ()
     return (
-        "Layouts of the pipeline, by depth:",
+        f"Pipelines of {model} by depth, one copy having the devices to itself:",
         *(
             f"  {'*' if point.chosen else ' '} {point.stages} stages:"
             f" flow {point.flow_tokens_per_s:.1f} tokens/s,"

@@ -94,37 +94,39 @@ class Fill:
         """Where it runs now, when all of that is free."""
         request = self._requests[index]
         assert request.current is not None
-        bins, shares = self._bins[request.config.pool.name], request.config.layout.shares
-        for stage in request.current.stages:
+        shares = request.config.layout.shares
+        for number, stage in enumerate(request.current.stages):
+            bins = self._bins[request.config.pool_of(number).name]
             block, _ = bins.places[bins.at[stage.devices[0]]]
             free = all(self._floor.free[d] >= shares for d in stage.devices)
             own = {domain(request.demand, seat.block) for seat in self.seats[index]}
-            if not free or not self._floor.admits(request, block, own):
+            if not free or not self._floor.admits(request, number, block, own):
                 self._leave(index)
                 return False
-            self._take(index, Seat(pool=bins.pool, block=block, devices=stage.devices))
+            seat = Seat(stage=number, pool=bins.pool, block=block, devices=stage.devices)
+            self._take(index, seat)
         return True
 
     def _seat(self, request: Request, seats: list[Seat]) -> Seat | None:
-        bins, size = self._bins[request.config.pool.name], self._size(request)
+        stage, size = len(seats), self._size(request)
+        bins = self._bins[request.config.pool_of(stage).name]
         own = {domain(request.demand, seat.block) for seat in seats}
         if seats:
             for place in bins.on_node[seats[-1].block.node]:
-                if bins.free[place] >= size and self._admits(request, bins, place, own):
-                    return self._seat_at(request, bins, place)
+                block = bins.places[place][0]
+                if bins.free[place] >= size and self._floor.admits(request, stage, block, own):
+                    return self._seat_at(request, stage, bins, place)
         for place in bins.fitting(size):
-            if self._admits(request, bins, place, own):
-                return self._seat_at(request, bins, place)
+            if self._floor.admits(request, stage, bins.places[place][0], own):
+                return self._seat_at(request, stage, bins, place)
         return None
 
-    def _admits(self, request: Request, bins: _Bins, place: int, own: set[str]) -> bool:
-        return self._floor.admits(request, bins.places[place][0], own)
-
-    def _seat_at(self, request: Request, bins: _Bins, place: int) -> Seat:
+    def _seat_at(self, request: Request, stage: int, bins: _Bins, place: int) -> Seat:
         block, devices = bins.places[place]
         layout = request.config.layout
         free = [d for d in devices if self._floor.free[d] >= layout.shares]
-        return Seat(pool=bins.pool, block=block, devices=tuple(free[: layout.tp]))
+        devices = tuple(free[: layout.tp])
+        return Seat(stage=stage, pool=bins.pool, block=block, devices=devices)
 
     def _take(self, index: int, seat: Seat) -> None:
         request, bins = self._requests[index], self._bins[seat.pool.name]
@@ -164,12 +166,13 @@ class Fill:
     def _victims(self, index: int) -> list[int]:
         """Replicas whose leaving could make room: those that run nowhere yet first, then the smallest."""
         request = self._requests[index]
-        bins, size = self._bins[request.config.pool.name], self._size(request)
+        size = self._size(request)
         found: set[int] = set()
-        for place, free in enumerate(bins.free):
-            for other in self._here[bins.pool.name, place]:
-                if free + self._size(self._requests[other]) >= size and other != index:
-                    found.add(other)
+        for pool in request.config.pools:
+            for place, free in enumerate(self._bins[pool.name].free):
+                for other in self._here[pool.name, place]:
+                    if free + self._size(self._requests[other]) >= size and other != index:
+                        found.add(other)
         return sorted(
             found,
             key=lambda k: (

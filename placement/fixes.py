@@ -19,7 +19,7 @@ from .elastic import elastic
 from .ids import ModelId
 from .plan import Fix, Plan
 from .problem import with_demand
-from .relax import Relaxation, dropped, fewer, of_model, of_rules
+from .relax import SINGLE_STEPS, Relaxation, dropped, fewer, of_model, of_rules
 from .trial import Trial
 
 MAX_FIXES = 5
@@ -30,6 +30,8 @@ _MOST_SAID = 8
 _MOST_IN_VAIN = 3
 """Models without any copy of which nothing fits either; then the others of the conflict are not looked at."""
 _MOST_ROUNDS = 200
+_HALVINGS = 4
+"""Between a limit and what a plan without it takes."""
 
 
 def fixes(
@@ -75,9 +77,26 @@ def _promising(whole: Contention, demand: Demand, trial: Trial) -> Iterator[Rela
     """Changes of one model, less those that leave the conflict proven at the same prices."""
     prices = elastic(whole).prices
     proven = demand.id in whole.models and whole.proves(prices)
-    for relaxation in of_model(trial.problem.app, demand):
+    app = trial.problem.app
+    if (
+        proven
+        and 0 < (room := _room(whole, prices, demand.id)) < demand.replicas_min - SINGLE_STEPS
+    ):
+        yield fewer(app, demand, room)
+    for relaxation in of_model(app, demand):
         if not proven or _helps(whole, prices, demand.id, relaxation, trial):
             yield relaxation
+
+
+def _room(whole: Contention, prices: Vector, model: ModelId) -> int:
+    """Copies of one model for which the prices prove no conflict, all others running as asked."""
+    position = whole.models.index(model)
+    costs = whole.cheapest(prices)
+    if costs[position] <= 0:
+        return int(whole.least[position])
+    others = float(whole.least @ costs) - float(whole.least[position] * costs[position])
+    left = float(prices @ whole.limits) * (1 + CERTAIN) - others
+    return max(0, int(left / costs[position] + CERTAIN))
 
 
 def _helps(
@@ -120,11 +139,32 @@ def _offers(relaxations: Iterator[Relaxation], offered: set[str], trial: Trial) 
 
 
 def _tight(relaxation: Relaxation, plan: Plan, trial: Trial) -> Fix:
-    """A lifted limit set to the figure that is reached without it, when that still holds; else lifted."""
+    """A lifted limit set to the figure that is reached without it, or less, when that still holds; else lifted."""
     tighter = relaxation.tighten(plan) if relaxation.tighten else None
-    if tighter is not None and trial.plan(tighter.app) is not None:
-        relaxation = tighter
+    if tighter is not None:
+        best = _lowered(tighter, trial)
+        if best is None and trial.plan(tighter.app) is not None:
+            best = tighter
+        relaxation = best or relaxation
     return Fix(change=relaxation.change, says=relaxation.says, paths=relaxation.paths)
+
+
+def _lowered(reached: Relaxation, trial: Trial) -> Relaxation | None:
+    """A number nearer to the present one, as a plan without the limit takes more than it must; None when none is found."""
+    if reached.scale is None:
+        return None
+    low, high, at = reached.scale
+    found: Relaxation | None = None
+    for _ in range(_HALVINGS):
+        middle = (low + high) // 2
+        if middle == low:
+            break
+        milder = at(middle)
+        if trial.plan(milder.app) is None:
+            low = middle
+        else:
+            found, high = milder, middle
+    return found
 
 
 # -- sets of changes ------------------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ _SLACK = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """A possible place of one stage."""
+    """A possible place of one stage, which is the `stage`-th of its replica."""
 
+    stage: int
     pool: Pool
     block: Block
     devices: tuple[DeviceId, ...]
@@ -82,9 +83,9 @@ class Floor:
         """Equal for floors that no further placement can tell apart; nodes with nothing on them are left out."""
         return tuple(sorted(self.alike(node) for node, log in self._log.items() if log))
 
-    def admits(self, request: Request, block: Block, own: set[str]) -> bool:
+    def admits(self, request: Request, stage: int, block: Block, own: set[str]) -> bool:
         """Whether a stage may go to that block; `own` are the failure domains that this replica is in already."""
-        watts = request.config.stage_power_w
+        watts = request.config.power_of(stage)
         if _over(self.node_w[block.node] + watts, self.budgets.node_w):
             return False
         if _over(self.rack_w[block.rack] + watts, self.budgets.rack_w):
@@ -101,7 +102,7 @@ class Floor:
 
     def change(self, request: Request, seat: Seat, sign: int) -> None:
         """Takes a seat (+1) or gives it back (-1)."""
-        block, watts = seat.block, request.config.stage_power_w
+        block, watts = seat.block, request.config.power_of(seat.stage)
         for device in seat.devices:
             self.free[device] -= sign * request.config.layout.shares
         self.node_w[block.node] += sign * watts

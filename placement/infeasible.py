@@ -23,7 +23,7 @@ from .trial import Trial
 _MOST_TRIED = 16
 """Models of a conflict up to which each is left out for a try, although divisible copies would fit without it."""
 
-_CONFLICT_WORK, _FIXES_WORK, _ADDITIONS_WORK = 1500, 2500, 1500
+_CONFLICT_WORK, _FIXES_WORK, _ADDITIONS_WORK = 3000, 5000, 3000
 """Copies and models that the tries of each part may place: some hundred tries of a small spec, a handful of a large one."""
 
 
@@ -41,13 +41,12 @@ def explain_infeasible(
     short = elastic(whole.among(conflict))
     # What the planner itself proved stands first.
     known = 1 if failed.conflict and not whole.hopeless else 0
-    rejections = (
-        *failed.rejections[:known],
-        *_short(conflict, short),
-        *failed.rejections[known:],
-    )
-    if not failed.complete and not whole.proves(short.prices):
-        rejections = (*rejections, _unsure(conflict[0]))
+    said = list(_short(conflict, short))
+    if not said and not known and not whole.hopeless:
+        said.append(_whole_copies(conflict) if failed.complete else _unsure(conflict[0]))
+    elif not failed.complete and not whole.proves(short.prices):
+        said.append(_unsure(conflict[0]))
+    rejections = (*failed.rejections[:known], *said, *failed.rejections[known:])
     return Infeasible(
         generation=problem.inventory.generation,
         policy=problem.app.policy.name,
@@ -134,6 +133,16 @@ def _together(conflict: tuple[ModelId, ...]) -> str:
     if len(conflict) > _MOST_TRIED:
         return f"{len(conflict)} models together are"
     return f"{', '.join(conflict[:-1])} and {conflict[-1]} together are"
+
+
+def _whole_copies(conflict: tuple[ModelId, ...]) -> Rejection:
+    """Why there is no plan although nothing is short."""
+    return Rejection(
+        model=conflict[0],
+        constraint="capacity",
+        reason=f"{_together(conflict)} without room: there is enough of everything for parts of copies, not for whole ones",
+        resolvable=True,
+    )
 
 
 def _unsure(model: ModelId) -> Rejection:

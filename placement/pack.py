@@ -111,6 +111,8 @@ class Packer:
 
     def _one_pool(self, requests: list[Request], failed: int) -> Packing:
         """The exact search for the pool where best fit failed, with best fit for all others."""
+        if any(request.config.stages for request in requests):
+            return Packing(placed=None, exact=False, failed=failed)
         pool = self._candidates[failed].pool.name
         inside = [r for r in requests if r.config.pool.name == pool]
         outside = [r for r in requests if r.config.pool.name != pool]
@@ -177,11 +179,12 @@ def _current_by_candidate(
             cut = candidate.option.facts.layers, candidate.layout.pp
             if cut not in ranges:
                 ranges[cut] = layer_ranges(*cut)
-            known.setdefault(_config_of_candidate(candidate, ranges[cut]), k)
+            own = candidate.layer_ranges if candidate.stages else ranges[cut]
+            known.setdefault(_config_of_candidate(candidate, own), k)
     for slot in current.slots:
-        names = {pool_of.get(device, "") for device in slot.devices}
-        if len(names) == 1:
-            k = known.get(_config_of_slot(slot, names.pop()))
+        names = [{pool_of.get(device, "") for device in stage.devices} for stage in slot.stages]
+        if all(len(own) == 1 for own in names):
+            k = known.get(_config_of_slot(slot, tuple(own.pop() for own in names)))
             if k is not None:
                 found[k].append(slot)
     return found
@@ -191,7 +194,7 @@ def _config_of_candidate(candidate: Candidate, ranges: tuple[tuple[int, int], ..
     layout, option = candidate.layout, candidate.option
     return (
         candidate.model,
-        candidate.pool.name,
+        tuple(candidate.pool_of(stage).name for stage in range(layout.pp)),
         option.engine.name,
         layout.dtype,
         layout.tp,
@@ -200,11 +203,11 @@ def _config_of_candidate(candidate: Candidate, ranges: tuple[tuple[int, int], ..
     )
 
 
-def _config_of_slot(slot: Slot, pool: str) -> _Config:
+def _config_of_slot(slot: Slot, pools: tuple[str, ...]) -> _Config:
     shares = {stage.shares for stage in slot.stages}
     return (
         slot.model,
-        pool,
+        pools,
         slot.engine,
         slot.dtype,
         slot.tp,
@@ -314,11 +317,12 @@ class _Descent:
             yield kept
         last = seats[-1].block.node if seats else None
         found: dict[tuple[object, ...], tuple[bool, int, int, Seat]] = {}
-        for position, block in enumerate(request.config.pool.blocks):
-            if self.floor.admits(request, block, own):
+        number = len(seats)
+        for position, block in enumerate(request.config.pool_of(number).blocks):
+            if self.floor.admits(request, number, block, own):
                 away = block.node != last
                 alike = (block.node if not away else "", block.island, self.floor.alike(block.node))
-                for left, seat in self._in_block(request, block):
+                for left, seat in self._in_block(request, number, block):
                     found.setdefault((*alike, left), (away, left, position, seat))
         for _, _, _, seat in sorted(found.values(), key=lambda entry: entry[:3]):
             if seat != kept:
@@ -328,30 +332,32 @@ class _Descent:
         """The place of this stage in the current plan, where it is still free."""
         if request.current is None:
             return None
-        stage = request.current.stages[len(seats)]
-        pool, shares = request.config.pool, request.config.layout.shares
+        number = len(seats)
+        stage = request.current.stages[number]
+        pool, shares = request.config.pool_of(number), request.config.layout.shares
         block = next((b for b in pool.blocks if set(b.devices).issuperset(stage.devices)), None)
         if block is None or any(self.floor.free[d] < shares for d in stage.devices):
             return None
-        if not self.floor.admits(request, block, own):
+        if not self.floor.admits(request, number, block, own):
             return None
-        return Seat(pool=pool, block=block, devices=stage.devices)
+        return Seat(stage=number, pool=pool, block=block, devices=stage.devices)
 
-    def _in_block(self, request: Request, block: Block) -> Iterator[tuple[int, Seat]]:
+    def _in_block(self, request: Request, stage: int, block: Block) -> Iterator[tuple[int, Seat]]:
         """Places in a block with what they leave free; devices with equal free shares count once."""
-        layout, pool = request.config.layout, request.config.pool
+        layout, pool = request.config.layout, request.config.pool_of(stage)
         fitting = [d for d in block.devices if self.floor.free[d] >= layout.shares]
         if pool.shares > 1:
             levels = {self.floor.free[d]: d for d in reversed(fitting)}
             for free, device in levels.items():
-                yield free - layout.shares, Seat(pool=pool, block=block, devices=(device,))
+                seat = Seat(stage=stage, pool=pool, block=block, devices=(device,))
+                yield free - layout.shares, seat
         elif len(fitting) >= layout.tp:
             devices = tuple(fitting[: layout.tp])
-            yield len(fitting) - layout.tp, Seat(pool=pool, block=block, devices=devices)
+            seat = Seat(stage=stage, pool=pool, block=block, devices=devices)
+            yield len(fitting) - layout.tp, seat
 
 
 def _placed(request: Request, seats: list[Seat]) -> Placed:
-    ranges = layer_ranges(request.config.option.facts.layers, request.config.layout.pp)
     stages = tuple(
         Stage(
             layers=layers,
@@ -359,7 +365,7 @@ def _placed(request: Request, seats: list[Seat]) -> Placed:
             devices=seat.devices,
             shares=request.config.layout.shares,
         )
-        for layers, seat in zip(ranges, seats, strict=True)
+        for layers, seat in zip(request.config.layer_ranges, seats, strict=True)
     )
     current = request.current
     same = current is not None and current.stages == stages

@@ -6,7 +6,7 @@ Infeasibility is a value; `infeasible` says what conflicts and what would help.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Literal
@@ -40,7 +40,7 @@ class Attempt:
     Attributes:
         conflict: models that certainly cannot run together, when that is known already.
         complete: with no plan, whether that is certain.
-        table: what was searched, for those who ask why there is no plan.
+        table: what was searched, for those who ask why a plan is not there.
     """
 
     plan: Plan | None
@@ -71,18 +71,18 @@ def attempt(
     rejections = _rejections(problem, refused, options, table)
     possible = tuple(d for d in app.demands if d.id in table.of_model)
     hopeless = tuple(d.id for d in app.demands if d.replicas_min > 0 and d.id not in table.of_model)
-    failed = Attempt(plan=None, rejections=rejections, table=table)
+    answer = Attempt(plan=None, rejections=rejections, table=table)
     if hopeless:
-        return replace(failed, conflict=hopeless[:1])
+        return replace(answer, conflict=hopeless[:1])
     if short := _short(possible, table):
-        return replace(failed, rejections=(*short, *rejections), conflict=(short[0].model,))
+        return replace(answer, rejections=(*short, *rejections), conflict=(short[0].model,))
     if over := overdrawn(table, possible):
         proofs = nearest_misses([r for proof in over for r in proof])
         conflict = tuple(ModelId(r.model) for r in over[0])
-        return replace(failed, rejections=(*proofs, *rejections), conflict=conflict)
+        return replace(answer, rejections=(*proofs, *rejections), conflict=conflict)
     searched, crowded = _limited(possible, table)
     if crowded:
-        return replace(failed, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
+        return replace(answer, rejections=(*crowded, *rejections), conflict=(crowded[0].model,))
     packer = Packer(app, pools, table.candidates, problem.current, should_stop)
     current = problem.current
     found = Search(
@@ -93,12 +93,13 @@ def attempt(
         should_stop=should_stop,
         stay=stay_worths(table, packer.running),
         known=dict(current.prices) if current else None,
+        prove=lambda prices, value: prove(problem, _named(table, prices), value),
         seed=problem.seed,
         first=first,
         lp=lp,
     ).run()
     if found.placed is None:
-        return replace(failed, complete=found.complete)
+        return replace(answer, complete=found.complete)
     plan = _plan(problem, table, found, found.placed, rejections)
     violations = verify(problem, plan)
     if violations:
@@ -107,7 +108,7 @@ def attempt(
             hint="this is a bug in the solver; please report the spec and the inventory",
             violations=list(violations),
         )
-    return Attempt(plan=plan, rejections=rejections)
+    return replace(answer, plan=plan)
 
 
 def _options(problem: Problem, pools: tuple[Pool, ...]) -> Options:
@@ -120,7 +121,7 @@ def _options(problem: Problem, pools: tuple[Pool, ...]) -> Options:
     found = enumerate_options(
         asked,
         pools,
-        app.policy,
+        app,
         slowest_hop(inventory),
         problem.current,
         inventory.calibrations,
@@ -228,15 +229,17 @@ def _proof(
     """What proves that nothing is better. A search counts when one that shares no code with it ends alike."""
     if dual_bound - found.value <= PROVEN * abs(dual_bound):
         return "prices"
-    if found.complete and prove(problem, dict(prices), found.value).complete:
-        return "search"
-    return "none"
+    proved = found.proved or (found.complete and prove(problem, dict(prices), found.value).complete)
+    return "search" if proved else "none"
 
 
 def _prices(table: Table, dual: Dual) -> tuple[tuple[str, float], ...]:
-    return tuple(
-        (row.name, price) for row, price in zip(table.rows, dual.prices, strict=True) if price > 0
-    )
+    return tuple(_named(table, dual.prices).items())
+
+
+def _named(table: Table, prices: Sequence[float]) -> dict[str, float]:
+    """Prices above 0 by the names of their rows."""
+    return {row.name: p for row, p in zip(table.rows, prices, strict=True) if p > 0}
 
 
 def _slots(
@@ -244,18 +247,22 @@ def _slots(
 ) -> tuple[Slot, ...]:
     """Named slots: what runs on keeps its name, the others get the lowest free numbers."""
     used = {p.kept for p in placed if p.kept is not None}
+    free = {d.id: _free_names(d.id, used) for d in problem.app.demands}
+    whys: dict[int, Why] = {}
     slots = []
     for entry in sorted(placed, key=lambda p: (p.candidate, p.stages[0].devices)):
         candidate = table.candidates[entry.candidate]
-        name = entry.kept or _free_name(candidate.model, used)
-        used.add(name)
-        slots.append(_slot(name, table, entry, _why(table, dual, entry.candidate)))
+        if entry.candidate not in whys:
+            whys[entry.candidate] = _why(table, dual, entry.candidate)
+        name = entry.kept or next(free[candidate.model])
+        slots.append(_slot(name, table, entry, whys[entry.candidate]))
     order = {d.id: k for k, d in enumerate(problem.app.demands)}
     return tuple(sorted(slots, key=lambda s: (order[s.model], int(s.id.rpartition("/r")[2]))))
 
 
-def _free_name(model: ModelId, used: set[SlotId]) -> SlotId:
-    return next(name for k in count() if (name := slot_id(model, k)) not in used)
+def _free_names(model: ModelId, used: set[SlotId]) -> Iterator[SlotId]:
+    """The names of a model's slots that are free, lowest numbers first."""
+    return (name for k in count() if (name := slot_id(model, k)) not in used)
 
 
 def _slot(name: SlotId, table: Table, placed: Placed, why: Why) -> Slot:
@@ -303,10 +310,10 @@ def _why(table: Table, dual: Dual, chosen: int) -> Why:
     )
 
 
-def _shape(candidate: Candidate) -> tuple[str, str, int, int, int]:
+def _shape(candidate: Candidate) -> tuple[object, ...]:
     layout = candidate.layout
     return (
-        candidate.pool.device_class.name,
+        tuple(candidate.pool_of(stage).device_class.name for stage in range(layout.pp)),
         candidate.option.engine.name,
         layout.tp,
         layout.pp,

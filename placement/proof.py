@@ -8,10 +8,10 @@ below that rests on a complete search, which `proof_search` repeats. Shares no c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
-from math import isclose, isfinite
+from math import ceil, isclose, isfinite
 
 from .ids import DeviceId, SlotId, slot_id
 from .layout import Layout
@@ -101,17 +101,28 @@ def _configurations(instance: Instance, plan: Plan) -> Iterator[str]:
     worth = _worth(instance)
     pool_of = _pool_of(instance)
     for slot in plan.slots:
-        pools = {pool_of.get(device, "") for device in slot.devices}
-        if len(pools) > 1:
-            yield f"{slot.id} mixes devices that rules tell apart: {', '.join(sorted(pools))}"
-        elif (slot.model, *_key(slot, pools.pop())) not in worth:
-            layout = f"{slot.dtype} tp {slot.tp} pp {slot.pp} shares {slot.stages[0].shares}"
-            yield f"{slot.id} as {layout} with {slot.engine} is not among what the rules allow"
+        layout = f"{slot.dtype} tp {slot.tp} pp {slot.pp} shares {slot.stages[0].shares}"
+        mixed = [
+            stage.node
+            for stage in slot.stages
+            if len({pool_of.get(device, "") for device in stage.devices}) > 1
+        ]
+        if mixed:
+            yield f"{slot.id} mixes devices of {mixed[0]} that rules tell apart"
+        elif not any((slot.model, *key) in worth for key in _keys(slot, pool_of)):
+            pools = ", ".join(sorted({pool_of.get(device, "") for device in slot.devices}))
+            yield f"{slot.id} as {layout} with {slot.engine} on {pools} is not among what the rules allow"
 
 
-def _key(slot: Slot, pool: str) -> tuple[str, str, Layout]:
+def _keys(slot: Slot, pool_of: Mapping[DeviceId, str]) -> Iterator[tuple[object, ...]]:
+    """What tells the configuration from others: where all stages lie, or where each does and with how many layers."""
     shares = slot.stages[0].shares
-    return pool, slot.engine, Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=shares)
+    layout = Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=shares)
+    pools = [pool_of.get(stage.devices[0], "") for stage in slot.stages]
+    sizes = [end - first for first, end in (stage.layers for stage in slot.stages)]
+    if len(set(pools)) == 1 and max(sizes) <= ceil(sum(sizes) / slot.pp):
+        yield pools[0], slot.engine, layout
+    yield tuple(zip(pools, sizes, strict=True)), slot.engine, layout
 
 
 def _pool_of(instance: Instance) -> dict[DeviceId, str]:
@@ -131,7 +142,8 @@ def _options(instance: Instance, plan: Plan) -> Iterator[float]:
     """Worth of each slot."""
     worth, pool_of = _worth(instance), _pool_of(instance)
     for slot in plan.slots:
-        yield worth[slot.model, *_key(slot, pool_of[slot.devices[0]])]
+        keys = ((slot.model, *key) for key in _keys(slot, pool_of))
+        yield next(worth[key] for key in keys if key in worth)
 
 
 def _prices(instance: Instance, plan: Plan) -> Iterator[str]:

@@ -32,8 +32,22 @@ _AUTO: tuple[Dtype, ...] = ("bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stage:
+    """One pipeline stage of an option; `layers` 0 = an even part."""
+
+    pool: Pool
+    watts: float
+    layers: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Option:
-    """A configuration that the rules allow, with its predicted figures and its worth."""
+    """A configuration that the rules allow, with its predicted figures and its worth.
+
+    Attributes:
+        pool: of its devices; of those of the first stage where stages differ.
+        chain: the stages of a pipeline over several pools; empty where all are alike, in `pool`.
+    """
 
     demand: Demand
     pool: Pool
@@ -41,16 +55,32 @@ class Option:
     layout: Layout
     predicted: Predicted
     value: float
+    chain: tuple[Stage, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, Layout]:
+    def key(self) -> tuple[object, ...]:
         """What tells it from the other options of its model."""
-        return self.pool.name, self.engine, self.layout
+        where = tuple((s.pool.name, s.layers) for s in self.chain) or self.pool.name
+        return where, self.engine, self.layout
 
     @property
-    def stage_power_w(self) -> float:
-        """Watts of each of its pipeline stages."""
-        return self.predicted.power_w / self.layout.pp
+    def stages(self) -> tuple[Stage, ...]:
+        """Of every pipeline, those of one pool next to each other."""
+        alike = Stage(pool=self.pool, watts=self.predicted.power_w / self.layout.pp)
+        return self.chain or (alike,) * self.layout.pp
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """Each pool that it has devices of, once."""
+        return tuple({id(s.pool): s.pool for s in self.chain}.values()) or (self.pool,)
+
+    def inside(self, pool: Pool) -> tuple[int, float]:
+        """Stages in a pool, and the watts of each of them."""
+        if not self.chain:
+            stages = self.layout.pp if self.pool is pool else 0
+            return stages, self.predicted.power_w / self.layout.pp
+        own = [s.watts for s in self.chain if s.pool is pool]
+        return len(own), max(own, default=0.0)
 
 
 def options_of(problem: Problem, pools: tuple[Pool, ...]) -> dict[ModelId, tuple[Option, ...]]:
@@ -74,9 +104,7 @@ def _options(
     if facts is None or (facts.window and demand.context > facts.window):
         return
     for pool in pools:
-        if demand.id not in pool.models or pool.device_class.name in demand.banned:
-            continue
-        for engine in (e for e in drivers[pool.name] if _takes(demand, facts, pool, e)):
+        for engine in (e for e in drivers[pool.name] if may_use(demand, facts, pool, e)):
             held = _held(demand, pool, engine)
             for layout in _layouts(demand, facts, pool, engine, held):
                 figures = forecast.of(demand, facts, pool, engine, layout, held)
@@ -92,8 +120,12 @@ def _options(
                     )
 
 
-def _takes(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) -> bool:
-    """Whether the engine is there, wanted, and knows the model's graph, arithmetic and source; an endpoint must offer it."""
+def may_use(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) -> bool:
+    """Whether a model may run in a pool with an engine at all: the engine is there, wanted, and knows the model's graph,
+    arithmetic and source; an endpoint must offer it.
+    """
+    if demand.id not in pool.models or pool.device_class.name in demand.banned:
+        return False
     endpoint = pool.device_class.endpoint
     if pool.device_class.kind is Kind.REMOTE and (
         endpoint is None or not offers(endpoint, demand) or demand.concurrency > pool.shares
@@ -128,10 +160,9 @@ def _layouts(
     """Layouts that the model, the engine, what is compiled and the memory of a device allow."""
     if engine.build_s and not held and demand.build == "never":
         return
-    sizes = [tp for tp in engine.tp if _divides(facts, pool, tp)]
     stages = range(1, min(engine.pp, facts.layers) + 1)
     for dtype in _dtypes(demand, facts, pool, engine, held):
-        for tp, pp in product(sizes, stages):
+        for tp, pp in product(sizes(facts, pool, engine), stages):
             needed = _memory(demand, facts, pool, engine, Layout(dtype=dtype, tp=tp, pp=pp))
             for shares in _shares(demand, pool):
                 layout = Layout(dtype=dtype, tp=tp, pp=pp, shares=shares)
@@ -172,6 +203,11 @@ def _dtypes(
         return (stored,) if not wanted or stored in wanted else ()
     able = tuple(dtype for dtype in wanted or _AUTO if dtype in offered)
     return able if wanted else able[:1]
+
+
+def sizes(facts: ModelFacts, pool: Pool, engine: EngineFacts) -> tuple[int, ...]:
+    """Tensor-parallel sizes that the model may have there."""
+    return tuple(tp for tp in engine.tp if _divides(facts, pool, tp))
 
 
 def _divides(facts: ModelFacts, pool: Pool, tp: int) -> bool:

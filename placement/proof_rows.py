@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .demand import Demand
 from .ids import ModelId
 from .problem import Problem
+from .proof_chains import with_chains
 from .proof_options import Option, options_of
 from .proof_pools import Pool, pools_of
 
@@ -63,7 +64,7 @@ class Instance:
 def instance_of(problem: Problem) -> Instance:
     """Derives everything that a proof needs from the problem alone."""
     pools = pools_of(problem.app, problem.inventory)
-    every = options_of(problem, pools)
+    every = with_chains(problem, pools, options_of(problem, pools))
     caps = by_scope(row for row in _rows(problem, pools, every) if row.limit >= 0)
     kept = {
         model: tuple(o for o in own if all(row.holds(row.amount(o)) for row in over(o, caps)))
@@ -85,15 +86,14 @@ def by_scope(rows: Iterable[Row]) -> dict[Scope, list[Row]]:
 
 def over(option: Option, rows: Mapping[Scope, Sequence[Row]]) -> Iterator[Row]:
     """The rows that concern an option."""
-    model, pool, kind = option.demand.id, option.pool.name, option.pool.device_class.name
-    for scope in (
-        _ALL,
-        ("model", model),
-        ("pool", pool),
-        ("model and pool", model, pool),
-        ("tenant", option.demand.tenant, kind),
-    ):
-        yield from rows.get(scope, ())
+    model, tenant = option.demand.id, option.demand.tenant
+    yield from rows.get(_ALL, ())
+    yield from rows.get(("model", model), ())
+    for pool in option.pools:
+        yield from rows.get(("pool", pool.name), ())
+        yield from rows.get(("model and pool", model, pool.name), ())
+    for kind in dict.fromkeys(pool.device_class.name for pool in option.pools):
+        yield from rows.get(("tenant", tenant, kind), ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +131,8 @@ def _rows(
     """Every row that could bind, over these options."""
     inside: dict[str, list[Option]] = defaultdict(list)
     for option in (o for own in options.values() for o in own):
-        inside[option.pool.name].append(option)
+        for pool in option.pools:
+            inside[pool.name].append(option)
     for pool in pools:
         yield from _devices(pool, {o.layout.tp for o in inside[pool.name]})
         yield from _node_power(pool, problem.app.budgets.node_w)
@@ -149,7 +150,7 @@ def _devices(pool: Pool, sizes: set[int]) -> Iterator[Row]:
         name=name,
         limit=float(pool.devices * pool.shares),
         scope=scope,
-        amount=lambda o: float(o.layout.units),
+        amount=lambda o: float(_units(o, pool)),
     )
     # Groups may overlap where devices can be shared, so there the ladder would not hold.
     for tp in sorted(sizes - {1}) if pool.shares == 1 else ():
@@ -157,14 +158,14 @@ def _devices(pool: Pool, sizes: set[int]) -> Iterator[Row]:
             name=f"{name}:tp{tp}",
             limit=float(sum(len(block.devices) // tp for block in pool.blocks)),
             scope=scope,
-            amount=lambda o, tp=tp: float(o.layout.pp * (o.layout.tp // tp)),
+            amount=lambda o, tp=tp: float(o.inside(pool)[0] * (o.layout.tp // tp)),
         )
     for k in range(1, min(_PARTS, pool.shares - 1) + 1):
         yield Row(
             name=f"{name}:parts{k}",
             limit=float(k * pool.devices),
             scope=scope,
-            amount=lambda o, k=k: float(o.layout.shares * (k + 1) > o.pool.shares),
+            amount=lambda o, k=k: float(o.layout.shares * (k + 1) > pool.shares),
         )
 
 
@@ -173,13 +174,13 @@ def _node_power(pool: Pool, limit: float | None) -> Iterator[Row]:
     if limit is None:
         return
     name, scope, nodes = f"power:nodes:{pool.name}", ("pool", pool.name), pool.nodes
-    yield Row(name=name, limit=limit * nodes, scope=scope, amount=_watts)
+    yield Row(name=name, limit=limit * nodes, scope=scope, amount=lambda o: _watts_inside(o, pool))
     for k in range(_HEAVY):
         yield Row(
             name=f"{name}:{k}",
             limit=float(k * nodes),
             scope=scope,
-            amount=lambda o, k=k: float(o.layout.pp * (o.stage_power_w * (k + 1) > limit)),
+            amount=lambda o, k=k: float(_heavy(o, pool, k + 1, limit)),
         )
 
 
@@ -199,7 +200,9 @@ def _quotas(problem: Problem) -> Iterator[Row]:
                 name=f"tenant:{tenant.name}:{kind}",
                 limit=float(limit),
                 scope=("tenant", tenant.name, kind),
-                amount=lambda o: float(o.layout.units),
+                amount=lambda o, kind=kind: float(
+                    sum(_units(o, pool) for pool in o.pools if pool.device_class.name == kind)
+                ),
             )
 
 
@@ -232,7 +235,7 @@ def _spread(demand: Demand, own: tuple[Option, ...]) -> Iterator[Row]:
         return
     name = f"spread:{demand.id}"
     domains: dict[str, set[str]] = {}
-    for pool in {id(o.pool): o.pool for o in own}.values():
+    for pool in {id(pool): pool for o in own for pool in o.pools}.values():
         domains[pool.name] = {_domain(demand, b.node, b.rack) for b in pool.blocks}
         yield Row(
             name=f"{name}:{pool.name}",
@@ -246,6 +249,21 @@ def _spread(demand: Demand, own: tuple[Option, ...]) -> Iterator[Row]:
 
 def _domain(demand: Demand, node: str, rack: str) -> str:
     return rack if demand.spread == "rack" else node
+
+
+def _units(option: Option, pool: Pool) -> int:
+    return option.inside(pool)[0] * option.layout.tp * option.layout.shares
+
+
+def _watts_inside(option: Option, pool: Pool) -> float:
+    stages, watts = option.inside(pool)
+    return stages * watts
+
+
+def _heavy(option: Option, pool: Pool, many: int, limit: float) -> int:
+    """Stages in the pool of which so many draw more than the limit."""
+    stages, watts = option.inside(pool)
+    return stages if watts * many > limit else 0
 
 
 def _watts(option: Option) -> float:

@@ -1,29 +1,38 @@
 """Whether any plan is worth more than a value: the verifier's own complete search, over losses, with bounded steps.
 
 At prices, every plan's value is the bound less its losses: what each replica gives up against the best option of its model, and
-the price of what stays free. A better plan loses less than bound - value in all, so most options drop out at once.
+the price of what stays free. A better plan loses less than bound - value in all, so most options drop out at once. Partial
+plans grow model by model, a whole array of them at a time; those that are left at the end are tried on the nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from .demand import Demand
-from .ids import ModelId
 from .problem import Problem
+from .proof_growth import Demands, Mask, Partials, grow, nothing_yet
 from .proof_options import Option
+from .proof_outlook import Choices, Outlook, Table, Vector
 from .proof_rows import SLACK, Instance, by_scope, instance_of, over, priced
 from .proof_seats import OutOfSteps, Steps, seat
+from .proof_ways import Asked, Ways, or_none, stands_in, ways_of
 
-MAX_STEPS = 1_000_000
-"""Steps within which a claim must be repeatable, one to two seconds; who makes a claim may well use fewer."""
+MAX_STEPS = 60_000_000
+"""Steps within which a claim must be repeatable, two seconds or three; who makes a claim may well use fewer."""
 
 RELATIVE = 1e-6
 """A plan counts as better when it is worth more by this part of the bound."""
 
 _MOST_COPIES = 400
-"""More copies than this are not searched: the search goes one call deeper for each."""
+"""More copies than this are not searched."""
+
+_MOST_FORESEEN = 100
+"""Optional copies of one model up to which it is foreseen what those to come lose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,36 +48,6 @@ class Proof:
     complete: bool
     better: float | None = None
     steps: int = 0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Choice:
-    """A way to run one copy; `option` None = not at all."""
-
-    option: Option | None
-    loss: float
-    usage: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Domain:
-    """The choices of a copy, by falling value; not to run comes last.
-
-    Attributes:
-        least, most: row -> what it loses to the copy at least and at most, whatever the copy becomes; absent = nothing.
-    """
-
-    choices: tuple[_Choice, ...]
-    least: Mapping[int, float]
-    most: Mapping[int, float]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Copy:
-    """One copy of a model; `follows` another one of the same model."""
-
-    domain: _Domain
-    follows: bool
 
 
 class _Nothing(Exception):
@@ -100,236 +79,176 @@ def prove_on(
 
 
 class _Search:
-    """Branch and bound: one variable per copy, copies of a model in order of their choices."""
+    """Grows plans over the ways to choose the copies of each model."""
 
     def __init__(
         self, instance: Instance, prices: Mapping[str, float], value: float, steps: Steps
     ) -> None:
         dual = priced(instance, prices)
-        self._app, self._pools, self._steps = instance.problem.app, instance.pools, steps
-        rows = tuple(instance.rows.values())
-        self._number = {row.name: k for k, row in enumerate(rows)}
-        self._index = by_scope(rows)
-        self._limits = [row.limit + SLACK * (1 + abs(row.limit)) for row in rows]
-        self._prices = [
-            (self._number[name], price, instance.rows[name].limit)
-            for name, price in prices.items()
-            if price > 0
-        ]
+        self._instance, self._steps = instance, steps
+        self._app, self._pools = instance.problem.app, instance.pools
+        self._rows = tuple(instance.rows.values())
+        self._number = {row.name: k for k, row in enumerate(self._rows)}
+        self._index = by_scope(self._rows)
+        self._limits = np.array([row.limit for row in self._rows])
+        self._room = self._limits + SLACK * (1 + np.abs(self._limits))
+        self._prices = np.array([prices.get(row.name, 0.0) for row in self._rows])
         self._floor = value + RELATIVE * max(abs(dual.bound), abs(value))
-        self._budget = dual.bound - self._floor
-        if self._budget <= 0:
+        self._allowed = dual.bound - self._floor
+        if self._allowed <= 0:
             raise _Nothing
-        self._copies = self._copies_of(instance, dual.reduced)
-        self._load = [0.0] * len(rows)
-        self._rest = [0.0] * len(rows)
-        for copy in self._copies:
-            for row, amount in copy.domain.least.items():
-                self._rest[row] += amount
-        self._most = self._most_left()
-        self._chosen: list[_Choice] = []
+        self._reduced = dual.reduced
+        self._seats: dict[tuple[int, ...], bool] = {}
 
     def run(self) -> float | None:
         """Worth of a better plan, or None when there is none."""
-        if any(rest > limit for rest, limit in zip(self._rest, self._limits, strict=True)):
-            return None
-        found = self._extend(0, 0, 0.0)
-        return found if isinstance(found, float) else None
-
-    # -- domains --------------------------------------------------------------------------------------------------
-
-    def _copies_of(
-        self, instance: Instance, reduced: Mapping[ModelId, tuple[float, ...]]
-    ) -> list[_Copy]:
         if sum(d.replicas_min for d in self._app.demands) > _MOST_COPIES:
             raise OutOfSteps
-        made: list[list[_Copy]] = []
-        for demand in self._app.demands:
-            own = instance.options[demand.id]
-            if own:
-                made.append(self._copies_of_one(demand, own, reduced[demand.id]))
-            elif demand.replicas_min:
-                raise _Nothing
-        if sum(map(len, made)) > _MOST_COPIES:
-            raise OutOfSteps
-        # Models with few choices come first: they settle rows before the others multiply.
-        return [copy for copies in sorted(made, key=_breadth) for copy in copies]
+        asked = [self._asked(d) for d in self._app.demands if self._runs(d)]
+        users = np.zeros(len(self._rows), dtype=np.intp)
+        for one in asked:
+            users += (one.usage != 0).any(axis=1)
+        ways = [self._ways(one, users == 1) for one in asked]
+        if not all(len(own.choices.lost) for own in ways):
+            return None
+        # Models with few ways come first: they settle rows before the others multiply.
+        ways.sort(key=lambda own: len(own.choices.lost))
+        for plan in self._plans(ways):
+            worth = sum((option.value for option in plan), 0.0)
+            if worth > self._floor and self._seated(plan):
+                return worth
+        return None
 
-    def _copies_of_one(
-        self, demand: Demand, own: Sequence[Option], reduced: Sequence[float]
-    ) -> list[_Copy]:
-        best = max(reduced)
-        top = max(0.0, best)
-        room = self._room(demand, own)
-        if room < demand.replicas_min:
+    def _runs(self, demand: Demand) -> bool:
+        """Whether the model has options; where it must run, a plan needs one."""
+        if self._instance.options[demand.id]:
+            return True
+        if demand.replicas_min:
             raise _Nothing
-        most = min(demand.replicas_max, room)
-        self._budget -= (demand.replicas_max - most) * top
-        if self._budget <= 0:
-            raise _Nothing
-        if most > _MOST_COPIES:
-            raise OutOfSteps
-        must = self._domain(demand, own, reduced, best, optional=False)
-        may = self._domain(demand, own, reduced, top, optional=True)
-        return [_Copy(must if k < demand.replicas_min else may, k > 0) for k in range(most)]
+        return False
 
-    def _domain(
-        self,
-        demand: Demand,
-        own: Sequence[Option],
-        reduced: Sequence[float],
-        top: float,
-        *,
-        optional: bool,
-    ) -> _Domain:
-        """Options that lose less than all that may be lost, against `top`.
+    # -- ways of one model --------------------------------------------------------------------------------------------
 
-        A copy that may run has the first of the options of one that must, in the same order.
+    def _asked(self, demand: Demand) -> Asked:
+        own, reduced = self._useful(demand)
+        return Asked(demand=demand, own=own, reduced=reduced, usage=self._usage(own))
+
+    def _ways(self, asked: Asked, alone: Mask) -> Ways:
+        """Every choice of the model's copies that no row forbids, with less lost than may be lost in all.
+
+        Args:
+            alone: rows that one model alone takes of, so that what it leaves free is lost.
         """
-        ranked = sorted(zip(reduced, own, strict=True), key=lambda pair: -pair[0])
-        found = [
-            _Choice(option, top - value, self._usage(option))
-            for value, option in ranked
-            if top - value < self._budget
-        ]
-        if optional and top < self._budget:
-            # A minimum is a row of negative amounts: a copy that does not run adds nothing to it.
-            own_rows = self._index.get(("model", demand.id), ())
-            idle = tuple((self._number[row.name], 0.0) for row in own_rows if row.limit < 0)
-            found.append(_Choice(None, top, idle))
+        demand, usage = asked.demand, asked.usage
+        best = float(max(self._reduced[demand.id]))
+        top = max(0.0, best)
+        must = Choices(lost=best - asked.reduced, usage=usage)
+        may = Choices(lost=top - asked.reduced, usage=usage)
+        least, most = demand.replicas_min, demand.replicas_max
+        copies = [must] * least + [or_none(may, top)] * min(most - least, _MOST_FORESEEN)
+        prices = np.where(alone & (usage != 0).any(axis=1), self._prices, 0.0)
+        foreseen = most <= least + _MOST_FORESEEN
+        outlooks = self._outlooks(copies, prices) if foreseen else {}
+        taken = _to_come([own.usage.max(axis=1, initial=0.0) for own in copies]) if foreseen else []
+        grown = nothing_yet(len(self._rows))
+        found: list[tuple[Partials, float]] = []
+        for chosen in range(most + 1):
+            if chosen >= least:
+                found.append((grown, (most - chosen) * top))
+            if chosen == most or not grown.count:
+                break
+            demands = Demands(
+                allowed=self._allowed,
+                room=np.where(self._limits >= 0, self._room, np.inf),
+                full=self._limits - taken[chosen]
+                if foreseen
+                else np.full_like(self._room, -np.inf),
+                prices=prices,
+                outlooks={row: outlook.table(chosen + 1) for row, outlook in outlooks.items()},
+            )
+            choices = must if chosen < least else may
+            grown = grow(grown, choices, demands, self._steps, ordered=True)
         if not found:
             raise _Nothing
-        return _domain_of(found)
+        return ways_of(found, asked, self._allowed)
 
-    def _usage(self, option: Option) -> tuple[tuple[int, float], ...]:
-        pairs = ((self._number[r.name], r.amount(option)) for r in over(option, self._index))
-        return tuple((row, amount) for row, amount in pairs if amount)
+    def _useful(self, demand: Demand) -> tuple[list[Option], Vector]:
+        """Options that lose less than may be lost and that no other one stands in for, best first."""
+        best = max(self._reduced[demand.id])
+        # A copy that must run is held against the best option, one that may run against nothing too.
+        spared = best if demand.replicas_min else max(0.0, best)
+        pairs = zip(self._reduced[demand.id], self._instance.options[demand.id], strict=True)
+        near = [(reduced, o) for reduced, o in pairs if spared - reduced < self._allowed]
+        near.sort(key=lambda pair: -pair[0])
+        kept: list[tuple[float, Option]] = []
+        for reduced, option in near:
+            if not any(stands_in(other, option) for _, other in kept):
+                kept.append((reduced, option))
+        return [o for _, o in kept], np.array([reduced for reduced, _ in kept])
 
-    def _room(self, demand: Demand, own: Sequence[Option]) -> int:
-        """Copies that find room at most if nothing else is placed."""
-        pools: dict[str, int] = {}
-        for option in own:
-            copies = option.pool.devices * option.pool.shares // option.layout.units
-            pools[option.pool.name] = max(pools.get(option.pool.name, 0), copies)
-        most = sum(pools.values())
-        for row in (r for s in (("all",), ("model", demand.id)) for r in self._index.get(s, ())):
-            least = min(map(row.amount, own))
-            if least > 0:
-                most = min(most, int((row.limit + SLACK * (1 + row.limit)) / least))
-        return most
+    def _usage(self, own: Sequence[Option]) -> Vector:
+        """Shape (rows, options)."""
+        usage = np.zeros((len(self._rows), len(own)))
+        for column, option in enumerate(own):
+            for row in over(option, self._index):
+                usage[self._number[row.name], column] = row.amount(option)
+        return usage
 
-    def _most_left(self) -> list[list[float]]:
-        """For each copy on, the most that the rest can still take of each priced row."""
-        left = [[0.0] * len(self._prices)]
-        for copy in reversed(self._copies):
-            most = copy.domain.most
-            pairs = zip(self._prices, left[-1], strict=True)
-            left.append([after + most.get(row, 0.0) for (row, _, _), after in pairs])
-        return left[::-1]
+    # -- plans --------------------------------------------------------------------------------------------------------
 
-    # -- search ---------------------------------------------------------------------------------------------------
+    def _plans(self, ways: Sequence[Ways]) -> Iterator[list[Option]]:
+        """Every plan within all rows that may be worth more, the best first."""
+        least = _to_come([w.choices.usage.min(axis=1, initial=np.inf) for w in ways])
+        most = _to_come([w.choices.usage.max(axis=1, initial=-np.inf) for w in ways])
+        losses = _to_come([w.choices.lost.min(initial=np.inf) for w in ways])
+        partials = nothing_yet(len(self._rows))
+        outlooks = self._outlooks([own.choices for own in ways], self._prices)
+        for level, own in enumerate(ways):
+            tables = {row: outlook.table(level + 1) for row, outlook in outlooks.items()}
+            demands = Demands(
+                allowed=self._allowed - float(losses[level]),
+                room=self._room - least[level],
+                full=self._limits - most[level],
+                prices=self._prices,
+                outlooks={row: _less(table, losses[level]) for row, table in tables.items()},
+            )
+            partials = grow(partials, own.choices, demands, self._steps)
+        for column in np.argsort(partials.lost, kind="stable"):
+            chosen = partials.chosen[:, column]
+            yield [o for own, way in zip(ways, chosen, strict=True) for o in own.options(int(way))]
 
-    def _extend(self, index: int, start: int, lost: float) -> float | int:
-        """Tries the copies from `index` on, their choices from `start` on where the copy before is of the same model.
+    def _outlooks(self, choices: Sequence[Choices], prices: Vector) -> dict[int, Outlook]:
+        """Of the rows that several of these share and that could be overdrawn or are priced."""
+        if not choices:
+            return {}
+        most = np.array([own.usage.max(axis=1, initial=0.0) for own in choices])
+        shared = (most > 0).sum(axis=0) > 1
+        tight = (most.sum(axis=0) > self._room) | (prices > 0)
+        rows = np.flatnonzero(shared & tight & (self._limits > 0)).tolist()
+        return {
+            row: Outlook(row, self._limits[row], self._room[row], prices[row], choices)
+            for row in rows
+        }
 
-        Returns the worth of a better plan (a float), or the index of the copy to change next (an int).
-        """
-        if index == len(self._copies):
-            return self._leaf()
-        copy = self._copies[index]
-        choices, least = copy.domain.choices, copy.domain.least
-        for row, amount in least.items():
-            self._rest[row] -= amount
-        back: float | int = index - 1
-        # Not to run is always open: it is the last choice.
-        for rank in range(min(start, len(choices) - 1) if copy.follows else 0, len(choices)):
-            choice = choices[rank]
-            after = lost + choice.loss
-            if after >= self._budget or (rank < start and choice.option and copy.follows):
-                continue
-            self._steps.take()
-            if not self._take(copy, choice):
-                continue
-            found: float | int = index
-            if after + self._wasted(index + 1) < self._budget:
-                found = self._extend(index + 1, rank, after)
-            self._give_back(choice)
-            if isinstance(found, float) or found < index:
-                back = found
-                break
-        for row, amount in least.items():
-            self._rest[row] += amount
-        return back
-
-    def _take(self, copy: _Copy, choice: _Choice) -> bool:
-        load, rest, limits = self._load, self._rest, self._limits
-        if any(load[row] + amount + rest[row] > limits[row] for row, amount in choice.usage):
-            return False
-        if choice.option is not None and copy.follows and not self._matches(choice.option):
-            return False
-        for row, amount in choice.usage:
-            load[row] += amount
-        self._chosen.append(choice)
-        return True
-
-    def _give_back(self, choice: _Choice) -> None:
-        for row, amount in choice.usage:
-            self._load[row] -= amount
-        self._chosen.pop()
-
-    def _matches(self, option: Option) -> bool:
-        """A model is served by real engines or by emulated ones, never by both."""
-        before = self._chosen[-1].option
-        return before is None or before.pool.emulated == option.pool.emulated
-
-    def _wasted(self, index: int) -> float:
-        """The price of what must stay free of the priced rows."""
-        load, wasted = self._load, 0.0
-        for (row, price, limit), left in zip(self._prices, self._most[index], strict=True):
-            free = limit - load[row] - left
-            if free > 0:
-                wasted += price * free
-        return wasted
-
-    def _leaf(self) -> float | int:
-        """The worth of the chosen plan when it is better and can stand; else which copy to change next."""
-        end = len(self._copies) - 1
-        chosen = [c.option for c in self._chosen if c.option is not None]
-        worth = sum((option.value for option in chosen), 0.0)
-        if worth <= self._floor or not self._fast_enough(chosen):
-            return end
-        blamed = self._unseatable(chosen)
-        if blamed is None:
-            return worth
-        return max(k for k, c in enumerate(self._chosen) if c.option in blamed)
-
-    def _fast_enough(self, chosen: Sequence[Option]) -> bool:
-        """A model's minimum of tokens per second holds as soon as there is one replica."""
-        for demand in (d for d in self._app.demands if d.min_tokens_per_s is not None):
-            speeds = [o.predicted.tokens_per_s for o in chosen if o.demand.id == demand.id]
-            if speeds and sum(speeds) < (demand.min_tokens_per_s or 0.0) * (1 - RELATIVE):
-                return False
-        return True
-
-    def _unseatable(self, chosen: Sequence[Option]) -> Sequence[Option] | None:
-        """None when all can stand; else replicas that cannot: those of one pool where they alone do not fit."""
+    def _seated(self, plan: Sequence[Option]) -> bool:
+        """Whether all find a place at once; tried pool by pool first, as plans have many pools in common."""
         for pool in self._pools:
-            own = [option for option in chosen if option.pool is pool]
-            if own and not seat(self._app, self._pools, own, self._steps):
-                return own
-        return None if seat(self._app, self._pools, chosen, self._steps) else chosen
+            own = tuple(o for o in plan if o.pool is pool and not o.chain)
+            key = tuple(sorted(map(id, own)))
+            if key not in self._seats:
+                self._seats[key] = not own or seat(self._app, self._pools, own, self._steps)
+            if not self._seats[key]:
+                return False
+        return seat(self._app, self._pools, plan, self._steps)
 
 
-def _domain_of(choices: Sequence[_Choice]) -> _Domain:
-    usages = [dict(choice.usage) for choice in choices]
-    rows = sorted({row for usage in usages for row in usage})
-    amounts = {row: [usage.get(row, 0.0) for usage in usages] for row in rows}
-    return _Domain(
-        choices=tuple(choices),
-        least={row: least for row, some in amounts.items() if (least := min(some))},
-        most={row: max(some) for row, some in amounts.items()},
-    )
+def _less(table: Table, lost: float) -> Table:
+    return replace(table, losses=table.losses - lost)
 
 
-def _breadth(copies: Sequence[_Copy]) -> int:
-    return max((len(copy.domain.choices) for copy in copies), default=0)
+def _to_come(own: Sequence[Any]) -> list[Any]:
+    """For each step the sum over the steps after it."""
+    sums = [own[0] * 0.0] if own else []
+    for one in reversed(own[1:]):
+        sums.append(sums[-1] + one)
+    return sums[::-1]

@@ -19,8 +19,11 @@ _MOST_STAGES = 400
 """More stages than this are not tried: the search goes one call deeper for each."""
 
 
-_SEAT_COST = 20
+_SEAT_COST = 500
 """A place that is tried takes as long as this many steps of the search for a better plan."""
+
+_HALL_COST = 5000
+"""And so does looking at all blocks before the first place is tried."""
 
 _Domain = tuple[str, str]
 """A node or a rack, as a spread counts them."""
@@ -49,8 +52,13 @@ class _Stage:
     """One stage of one replica to seat."""
 
     option: Option
+    pool: Pool
+    watts: float
     replica: int
     first: bool
+    """Of its replica."""
+    anew: bool
+    """The stage before is not in this pool: this one may stand further front."""
     repeats: bool
     """The replica before is of the same option: it may not stand further back than that."""
 
@@ -64,6 +72,7 @@ def seat(app: App, pools: Sequence[Pool], replicas: Sequence[Option], steps: Ste
     stages = _stages(replicas)
     if len(stages) > _MOST_STAGES:
         raise OutOfSteps
+    steps.take(_HALL_COST)
     return _Hall(app, pools, steps).place(stages, 0, 0, 0)
 
 
@@ -75,11 +84,17 @@ def _stages(replicas: Sequence[Option]) -> list[_Stage]:
         replicas,
         key=lambda o: (-o.layout.tp * o.layout.shares / o.pool.shares, o.pool.name, rank[id(o)]),
     )
-    return [
-        _Stage(option, k, stage == 0, k > 0 and ordered[k - 1] is option)
-        for k, option in enumerate(ordered)
-        for stage in range(option.layout.pp)
-    ]
+    found: list[_Stage] = []
+    for k, option in enumerate(ordered):
+        repeats = k > 0 and ordered[k - 1] is option
+        for number, stage in enumerate(option.stages):
+            anew = number == 0 or option.stages[number - 1].pool is not stage.pool
+            found.append(
+                _Stage(
+                    option, stage.pool, stage.watts, k, number == 0, anew, repeats and number == 0
+                )
+            )
+    return found
 
 
 class _Hall:
@@ -112,10 +127,10 @@ class _Hall:
         if index == len(stages):
             return True
         stage = stages[index]
-        if stage.first:
+        if stage.anew:
             start = origin if stage.repeats else 0
         tried: set[object] = set()
-        for number, block in self._blocks[stage.option.pool.name]:
+        for number, block in self._blocks[stage.pool.name]:
             if number < start or not self._admits(stage, block):
                 continue
             alike = self._alike(stage, number, block)
@@ -132,7 +147,7 @@ class _Hall:
         return False
 
     def _admits(self, stage: _Stage, block: Block) -> bool:
-        watts, demand = stage.option.stage_power_w, stage.option.demand
+        watts, demand = stage.watts, stage.option.demand
         if _over(self._node_w[block.node] + watts, self._budgets.node_w):
             return False
         if _over(self._rack_w[block.rack] + watts, self._budgets.rack_w):
@@ -184,7 +199,7 @@ class _Hall:
     ) -> tuple[int, ...]:
         """Takes a place (+1) or gives it back (-1); returns what was free before."""
         before, self._free[number] = self._free[number], free
-        demand, watts = stage.option.demand, stage.option.stage_power_w
+        demand, watts = stage.option.demand, stage.watts
         self._node_w[block.node] += sign * watts
         self._rack_w[block.rack] += sign * watts
         self._tenants[block.node][demand.tenant] += sign

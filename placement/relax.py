@@ -18,7 +18,7 @@ from .problem import with_demand
 
 Value = str | int | float | None
 
-_SINGLE_STEPS = 8
+SINGLE_STEPS = 8
 """Numbers of copies tried one by one."""
 
 _SMALLER: tuple[Dtype, ...] = ("bf16", "fp8", "int8", "int4")
@@ -35,6 +35,7 @@ class Relaxation:
         paths: of `change`, key by key.
         says: the change in words.
         tighten: for a lifted limit, the limit that a plan without it keeps to.
+        scale: for a limit that is a whole number: what it is now, what it becomes, and this change for numbers between.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Relaxation:
     says: str
     app: App
     tighten: Callable[[Plan], Relaxation | None] | None = None
+    scale: tuple[int, int, Callable[[int], Relaxation]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +139,7 @@ def _replicas(app: App, demand: Demand) -> Iterator[Relaxation]:
 def _counts_below(count: int) -> Iterator[int]:
     """Smaller numbers of copies down to 1: one by one at first, then in leaps, so that large numbers end too."""
     for step in range(count):
-        count = min(count - 1, count if step < _SINGLE_STEPS else count * 3 // 4)
+        count = min(count - 1, count if step < SINGLE_STEPS else count * 3 // 4)
         if count < 1:
             return
         yield count
@@ -211,6 +213,11 @@ def _placing(app: App, demand: Demand) -> Iterator[Relaxation]:
         yield _removed(app, demand, "pin", replace(demand, pin_nodes=None))
     if demand.banned:
         yield _removed(app, demand, "banned_hardware", replace(demand, banned=frozenset()))
+    if demand.build == "never":
+        says = f"artifacts.build of {demand.id}: never -> allowed"
+        yield _change(
+            app, demand, "artifacts.build", "allowed", says, replace(demand, build="allowed")
+        )
     if demand.engines is not None:
         says = f"engines of {demand.id}: any"
         yield _change(app, demand, "engines", None, says, replace(demand, engines=None))
@@ -280,8 +287,12 @@ def _node_budget(app: App, plan: Plan) -> Relaxation | None:
 def _raised(app: App, scope: str, before: float | None, watts: int) -> Relaxation | None:
     if before is None or watts <= before:
         return None
-    says = f"power budget of the {scope}: {before:g} -> {watts} W"
-    return _budget(app, scope, watts, says)
+
+    def at(value: int) -> Relaxation:
+        says = f"power budget of the {scope}: {before:g} -> {value} W"
+        return _budget(app, scope, value, says)
+
+    return replace(at(watts), scale=(floor(before), watts, at))
 
 
 def _quota(app: App, tenant: Tenant, plan: Plan) -> Relaxation | None:
@@ -295,12 +306,21 @@ def _quota(app: App, tenant: Tenant, plan: Plan) -> Relaxation | None:
     if len(over) != 1:
         return None
     ((name, limit),) = over
-    quotas = tuple((n, used[n] if n == name else q) for n, q in tenant.max_devices)
+
+    def at(value: int) -> Relaxation:
+        return _quota_at(app, tenant, name, value)
+
+    return replace(at(used[name]), scale=(limit, used[name], at))
+
+
+def _quota_at(app: App, tenant: Tenant, name: str, value: int) -> Relaxation:
+    before = dict(tenant.max_devices)[name]
+    quotas = tuple((n, value if n == name else q) for n, q in tenant.max_devices)
     path = ("tenants", tenant.name, "max_devices", name)
     return Relaxation(
         kind=f"tenants.{tenant.name}",
-        change=((".".join(path), used[name]),),
+        change=((".".join(path), value),),
         paths=(path,),
-        says=f"quota of tenant {tenant.name} for {name}: {limit} -> {used[name]}",
+        says=f"quota of tenant {tenant.name} for {name}: {before} -> {value}",
         app=_with_tenant(app, replace(tenant, max_devices=quotas)),
     )

@@ -226,7 +226,7 @@ def _device_bytes(ground: Ground, case: Case) -> Figure:
     return _ceil(stage * (case.weights / case.tp + kv / holders) + ground.engine.overhead_bytes)
 
 
-def _bytes_per_s(ground: Ground, case: Case) -> Figure:
+def bytes_per_s(ground: Ground, case: Case) -> Figure:
     """Memory bandwidth of a TP group as reached."""
     kind = ground.device_class
     bandwidth = kind.bandwidth_bytes_per_s
@@ -243,7 +243,7 @@ def _smooth_max(a: Figure, b: Figure) -> Figure:
     return (a**4 + b**4) ** 0.25
 
 
-def _all_reduce_s(ground: Ground, case: Case, tokens: Figure) -> Figure:
+def all_reduce_s(ground: Ground, case: Case, tokens: Figure) -> Figure:
     """Two all-reduces per layer over the whole model; 0 without tensor parallelism."""
     link = ground.device_class.link_bytes_per_s
     if not link:
@@ -260,14 +260,18 @@ def _hops_s(ground: Ground, case: Case, tokens: Figure) -> Figure:
 
 def _bound_s(ground: Ground, case: Case, sequences: Figure) -> Figure:
     """The roofline term of a decode step over all stages, which work on `sequences / pp` each."""
-    each = sequences / case.pp
-    memory = (case.weights + each * case.kv_token * case.mean) / _bytes_per_s(ground, case)
+    return stage_bound_s(ground, case, sequences / case.pp)
+
+
+def stage_bound_s(ground: Ground, case: Case, each: Figure) -> Figure:
+    """The roofline term of a decode step of `each` sequences over all layers."""
+    memory = (case.weights + each * case.kv_token * case.mean) / bytes_per_s(ground, case)
     return _smooth_max(memory, 2 * case.parameters * each / _flops_reached(ground, case))
 
 
 def _token_s(ground: Ground, case: Case, sequences: Figure) -> Figure:
     each = sequences / case.pp
-    overhead = LAYER_START_S * case.layers + _all_reduce_s(ground, case, each)
+    overhead = LAYER_START_S * case.layers + all_reduce_s(ground, case, each)
     return _bound_s(ground, case, sequences) + overhead + _hops_s(ground, case, each)
 
 
@@ -283,13 +287,18 @@ def _line(ground: Ground, case: Case) -> tuple[Figure, Figure]:
     return (first - slope) * starts, slope * starts + last / case.concurrency * (1 - starts)
 
 
-def _prefill_s(ground: Ground, case: Case) -> Figure:
+def prefill_bound_s(ground: Ground, case: Case) -> Figure:
+    """The roofline term of a prompt over all layers."""
     flop = 2.0 * case.parameters * case.prompt + 4.0 * case.prompt**2 * case.hidden * case.layers
-    memory = case.weights / _bytes_per_s(ground, case)
+    memory = case.weights / bytes_per_s(ground, case)
+    return _smooth_max(memory, flop / _flops_reached(ground, case))
+
+
+def _prefill_s(ground: Ground, case: Case) -> Figure:
     return (
-        _smooth_max(memory, flop / _flops_reached(ground, case))
+        prefill_bound_s(ground, case)
         + LAYER_START_S * case.layers
-        + _all_reduce_s(ground, case, case.prompt)
+        + all_reduce_s(ground, case, case.prompt)
         + _hops_s(ground, case, case.prompt)
     )
 

@@ -67,6 +67,14 @@ def _grouped(names: Sequence[Name]) -> dict[Name, tuple[int, ...]]:
     return {name: tuple(own) for name, own in found.items()}
 
 
+def _by_pool(candidates: Sequence[Candidate]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for k, candidate in enumerate(candidates):
+        for pool in candidate.pools:
+            found[pool.name].append(k)
+    return found
+
+
 def _rows(
     app: App, inventory: Inventory, pools: tuple[Pool, ...], candidates: tuple[Candidate, ...]
 ) -> tuple[Row, ...]:
@@ -76,7 +84,7 @@ def _rows(
         pools=pools,
         candidates=candidates,
         of_model=_grouped([c.model for c in candidates]),
-        of_pool=_grouped([c.pool.name for c in candidates]),
+        of_pool=_by_pool(candidates),
     )
     return tuple(row for rule in ROW_RULES for row in rule(scope) if row.amounts)
 
@@ -143,14 +151,21 @@ def most_copies(table: Table) -> dict[ModelId, int]:
     """Copies of each model that find room at most, if nothing else is placed."""
     least: dict[ModelId, dict[str, int]] = defaultdict(dict)
     units: dict[str, int] = {}
+    across: set[ModelId] = set()
     for candidate in table.candidates:
-        pool = candidate.pool
-        if pool.name not in units:
-            units[pool.name] = pool.units
-        taken = candidate.layout.units
-        there = least[candidate.model].get(pool.name, taken)
-        least[candidate.model][pool.name] = min(there, taken)
-    most = {m: sum(units[p] // taken for p, taken in own.items()) for m, own in least.items()}
+        across |= {candidate.model} if candidate.stages else set()
+        for pool in candidate.pools:
+            if pool.name not in units:
+                units[pool.name] = pool.units
+            taken = candidate.layout.units
+            there = least[candidate.model].get(pool.name, taken)
+            least[candidate.model][pool.name] = min(there, taken)
+    most = {
+        m: sum(units[p] for p in own) // min(own.values())
+        if m in across
+        else sum(units[p] // taken for p, taken in own.items())
+        for m, own in least.items()
+    }
     for row, own in zip(table.rows, _unavoidable(table), strict=True):
         for model, taken in own.items():
             if taken > 0:

@@ -17,7 +17,9 @@ from .csp import Capacity, Choice, Coverage, Incremental, Ordered, PricedSolver,
 from .demand import Demand
 from .ids import ModelId, slot_id
 from .labels import better_plans
+from .mixes import best_mix
 from .pack import Packer, Placed
+from .proof import Proof
 from .pyconstraint import CspProblem
 from .relaxation import relax
 from .rounded import Rounder
@@ -29,11 +31,14 @@ ENOUGH = 1e-4
 PROVABLE = 60
 """Copies up to which the exact search is tried."""
 
-FIRST_STEPS = 4000
+FIRST_STEPS = 1500
 """Values tried by the exact search of the whole."""
 
-EXTENSIONS = (6_000_000, 60_000_000)
-"""Partial plans judged before and after the neighbourhoods."""
+EXTENSIONS = 60_000_000
+"""Partial plans judged when something better is known to exist."""
+
+MANY = 4
+"""Copies beyond the minimum from which all copies of a model are chosen anew together."""
 
 LEAVES = 200
 """Better plans within all rows that are tried on nodes."""
@@ -44,7 +49,7 @@ SMALLEST_STEPS = 5000
 ROUNDS, ROUND_STEPS, ROUND_PACK_STEPS = 120, 300, 150
 """Neighbourhoods searched, values tried in each, and stages that the exact packer may try in each."""
 
-PACK_STEPS = 6000
+PACK_STEPS = 1500
 """Stages that the exact packer may try in each search of the whole."""
 
 FREED, ADDED = 4, 3
@@ -58,12 +63,14 @@ class Found:
     Attributes:
         placed: the replicas on their devices; None = none found.
         complete: every alternative was searched or ruled out.
+        proved: by who shares no code with the search.
     """
 
     placed: tuple[Placed, ...] | None
     value: float
     dual: Dual
     complete: bool
+    proved: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,7 @@ class Search:
         stay: for a candidate that replicas run in now, what leaving it costs each of them, in units of value.
         known: prices of rows by name from which the bound starts.
         first: the first plan found will do.
+        prove: whether anything is worth more than a plan, by who shares no code with the search; takes prices and the worth.
         lp: prices from a linear program instead of the smoothed dual.
     """
 
@@ -108,10 +116,12 @@ class Search:
         should_stop: Callable[[], bool],
         stay: Mapping[int, float],
         known: Mapping[str, float] | None = None,
+        prove: Callable[[Sequence[float], float], Proof],
         seed: int = 0,
         first: bool = False,
         lp: bool = False,
     ) -> None:
+        self._prove = prove
         self._table = table
         self._in_order = demands
         self._demands = tuple(sorted(demands, key=lambda d: (-d.priority, -d.replicas_min)))
@@ -148,6 +158,8 @@ class Search:
         ).plan()
         if chosen is not None and (self._first or self._near(chosen)):
             return self._found(chosen, complete=False)
+        if chosen is not None:
+            chosen = self._mixed(chosen)
         if sum(d.replicas_max for d in self._demands) <= PROVABLE:
             return self._proven(chosen)
         if chosen is None:
@@ -156,6 +168,27 @@ class Search:
             return self._found(None, complete=False)
         # What runs is disturbed as little as the rounding found necessary.
         return self._found(chosen if self._stay else self._improve(chosen), complete=False)
+
+    def _mixed(self, chosen: tuple[int, ...]) -> tuple[int, ...]:
+        """With the copies of each model of many copies chosen anew, where that is better and packs."""
+        relaxed = relax(self._table, self._in_order, self._values)
+        if len(relaxed.rows) < len(self._table.rows):
+            return chosen
+        prices = np.array([self._dual.prices[row] for row in relaxed.rows]) * relaxed.unit
+        for m, demand in enumerate(self._in_order):
+            spare = demand.replicas_max - demand.replicas_min
+            if spare < MANY or demand.min_tokens_per_s is not None or self._should_stop():
+                continue
+            own = set(self._own[demand.id])
+            others = [k for k in chosen if k not in own]
+            room = relaxed.limits - relaxed.usage[others].sum(axis=0)
+            mix = best_mix(relaxed, prices, np.array(self._dual.weights), m, room)
+            after = (*others, *mix)
+            if len(mix) < demand.replicas_min or not self._admits(mix):
+                continue
+            if self._worth(after) > self._worth(chosen) and self._packer.pack(after).placed:
+                chosen = after
+        return chosen
 
     def _near(self, chosen: Sequence[int]) -> bool:
         """Whether nothing is left to gain, as far as the bound tells."""
@@ -181,12 +214,17 @@ class Search:
             return self._found(found, complete=False)
         if self._stay:
             return self._found(self._improve(found), complete=False)
-        found, complete = self._exhausted(found, EXTENSIONS[0])
-        if not complete:
-            found, complete = self._exhausted(self._improve(found), EXTENSIONS[1])
+        if self._should_stop():
+            return self._found(found, complete=False)
+        proof = self._prove(self._dual.prices, self._worth(found))
+        if proof.better is None:
+            if not proof.complete:
+                return self._found(self._improve(found), complete=False)
+            return replace(self._found(found, complete=True), proved=True)
+        found, complete = self._exhausted(self._improve(found))
         return self._found(found, complete=complete)
 
-    def _exhausted(self, chosen: tuple[int, ...], extensions: int) -> tuple[tuple[int, ...], bool]:
+    def _exhausted(self, chosen: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
         """The best choice of all that are better and pack, and whether none was left out."""
         relaxed = relax(self._table, self._in_order, self._values)
         if len(relaxed.rows) < len(self._table.rows):
@@ -197,7 +235,7 @@ class Search:
             prices,
             self._worth(chosen),
             admits=self._admits,
-            extensions=extensions,
+            extensions=EXTENSIONS,
             should_stop=self._should_stop,
         )
         self._packer.allow(PACK_STEPS)

@@ -15,7 +15,7 @@ from .ids import DeviceId, ModelId
 from .plan import Plan, Slot
 from .problem import Problem, facts_of
 from .score import replica_value
-from .verify_slot import Ground, slot_faults
+from .verify_slot import Ground, slot_faults, stage_watts
 
 _RELATIVE = 1e-6
 
@@ -61,7 +61,7 @@ def _together(problem: Problem, ground: Ground, plan: Plan) -> Iterator[str]:
         if shares > ground.devices[device].shares:
             yield f"{device} is given out {shares} times of {ground.devices[device].shares}"
     yield from _power(problem.app, ground, plan)
-    yield from _tenants(problem.app, plan)
+    yield from _tenants(problem.app, ground, plan)
     own: dict[ModelId, list[Slot]] = defaultdict(list)
     for slot in plan.slots:
         own[slot.model].append(slot)
@@ -73,9 +73,10 @@ def _together(problem: Problem, ground: Ground, plan: Plan) -> Iterator[str]:
 def _power(app: App, ground: Ground, plan: Plan) -> Iterator[str]:
     node_w: dict[str, float] = defaultdict(float)
     rack_w: dict[str, float] = defaultdict(float)
+    demands = {d.id: d for d in app.demands}
     for slot in plan.slots:
-        for stage in slot.stages:
-            watts = slot.predicted.power_w / slot.pp
+        each = stage_watts(ground, demands[slot.model], slot)
+        for stage, watts in zip(slot.stages, each, strict=True):
             node_w[stage.node] += watts
             rack_w[ground.nodes[stage.node].rack] += watts
     budgets = app.budgets
@@ -91,14 +92,15 @@ def _over(what: str, used: float, limit: float | None) -> Iterator[str]:
         yield f"{what} uses {used:.2f} of {limit:.2f}"
 
 
-def _tenants(app: App, plan: Plan) -> Iterator[str]:
+def _tenants(app: App, ground: Ground, plan: Plan) -> Iterator[str]:
     tenant_of = {d.id: d.tenant for d in app.demands}
     used: Counter[tuple[str, str]] = Counter()
     on_node: dict[str, set[str]] = defaultdict(set)
     for slot in plan.slots:
         for stage in slot.stages:
             on_node[stage.node].add(tenant_of[slot.model])
-            used[tenant_of[slot.model], slot.device_class] += slot.tp * stage.shares
+            kind = ground.devices[stage.devices[0]].device_class
+            used[tenant_of[slot.model], kind] += slot.tp * stage.shares
     for tenant in app.tenants:
         for device_class, limit in tenant.max_devices:
             yield from _over(

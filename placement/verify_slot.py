@@ -66,13 +66,11 @@ def _shape(facts: ModelFacts, slot: Slot) -> Iterator[str]:
     if slot.pp != len(slot.stages) or slot.tp < 1 or not slot.stages:
         yield f"has {len(slot.stages)} stages for pp {slot.pp} and tp {slot.tp}"
         return
-    expected, fullest = 0, ceil(facts.layers / slot.pp)
+    expected = 0
     for stage in slot.stages:
         first, end = stage.layers
         if first != expected or end <= first:
             yield f"layers {first} to {end} do not follow {expected}"
-        if end - first > fullest:
-            yield f"layers {first} to {end} are more than the {fullest} of an even stage"
         expected = end
         if len(stage.devices) != slot.tp or len(set(stage.devices)) != slot.tp:
             yield f"a stage has {len(set(stage.devices))} devices for tp {slot.tp}"
@@ -93,8 +91,9 @@ def _places(ground: Ground, demand: Demand, slot: Slot) -> Iterator[str]:
             return
         yield from _node(demand, slot, node)
         devices = [ground.devices[d] for d in stage.devices]
+        kind = slot.device_class if stage is slot.stages[0] else _class_of(ground, slot, stage)
         for device in devices:
-            yield from _device(slot, stage, device)
+            yield from _device(slot, stage, device, kind)
         if len({d.island for d in devices}) > 1:
             yield f"a TP group spans islands of {stage.node}"
 
@@ -115,11 +114,18 @@ def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
                 yield f"{source} is not on {node.id}"
 
 
-def _device(slot: Slot, stage: Stage, device: Device) -> Iterator[str]:
+def _class_of(ground: Ground, slot: Slot, stage: Stage) -> str:
+    """Class that the devices of a stage must be of: the slot's, unless its engine runs pipelines over several classes."""
+    engine = _facts_of_engine(ground.classes[slot.device_class], slot)
+    chains = engine is not None and engine.chain > 1
+    return ground.devices[stage.devices[0]].device_class if chains else slot.device_class
+
+
+def _device(slot: Slot, stage: Stage, device: Device, kind: str) -> Iterator[str]:
     if device.node != stage.node:
         yield f"{device.id} is not on {stage.node}"
-    if device.device_class != slot.device_class:
-        yield f"{device.id} is {device.device_class}, not {slot.device_class}"
+    if device.device_class != kind:
+        yield f"{device.id} is {device.device_class}, not {kind}"
     if device.health is not Health.HEALTHY:
         yield f"{device.id} is {device.health}"
     if device.emulated != slot.emulated:
@@ -138,20 +144,46 @@ def _engine(
     if engine is None:
         yield f"{slot.engine} does not drive {device_class.name}"
         return
-    if slot.tp not in engine.tp or slot.pp > engine.pp:
-        yield f"{engine.name} takes no tp {slot.tp} x pp {slot.pp}"
-    if slot.tp > 1 and not device_class.link_bytes_per_s:
-        yield f"{device_class.name} has no link for tp {slot.tp}"
+    if slot.tp not in engine.tp:
+        yield f"{engine.name} takes no tp {slot.tp}"
     if engine.architectures and facts.architecture not in engine.architectures:
         yield f"{engine.name} does not know {facts.architecture}"
     if demand.engines is not None and slot.engine not in demand.engines:
         yield f"engine {slot.engine} was not asked for"
     if demand.arithmetic == "exact" and not engine.exact:
         yield f"{engine.name} has no exact arithmetic"
-    yield from _dtype(demand, facts, device_class, engine, slot)
+    yield from _pipeline(ground, facts, engine, slot)
+    for kind in dict.fromkeys(classes_of_stages(ground, slot)):
+        yield from _class(demand, facts, kind, engine, slot)
     yield from _source(ground, demand, engine, slot)
     if device_class.kind is Kind.REMOTE:
         yield from _remote(demand, device_class, slot)
+
+
+def classes_of_stages(ground: Ground, slot: Slot) -> tuple[DeviceClass, ...]:
+    """The device class of each stage."""
+    return tuple(ground.classes[ground.devices[s.devices[0]].device_class] for s in slot.stages)
+
+
+def _plain(ground: Ground, facts: ModelFacts, engine: EngineFacts, slot: Slot) -> bool:
+    """Whether all stages are alike, as every engine runs them."""
+    fullest = max(end - first for first, end in (stage.layers for stage in slot.stages))
+    alike = len({kind.name for kind in classes_of_stages(ground, slot)}) == 1
+    return alike and slot.pp <= engine.pp and fullest <= ceil(facts.layers / slot.pp)
+
+
+def _pipeline(ground: Ground, facts: ModelFacts, engine: EngineFacts, slot: Slot) -> Iterator[str]:
+    """Stages that are not alike, or more than an engine takes of those that are."""
+    if _plain(ground, facts, engine, slot):
+        return
+    if slot.pp > engine.chain or slot.stages[0].shares != 1:
+        layers = [end - first for first, end in (stage.layers for stage in slot.stages)]
+        yield f"{engine.name} takes no pp {slot.pp} with stages of {layers} layers"
+    for kind in classes_of_stages(ground, slot):
+        if kind.vendor != ground.classes[slot.device_class].vendor:
+            yield f"its stages are on devices of {kind.vendor} and of another vendor"
+        if _facts_of_engine(kind, slot) != engine:
+            yield f"{slot.engine} on {kind.name} is not as on {slot.device_class}"
 
 
 def _remote(demand: Demand, device_class: DeviceClass, slot: Slot) -> Iterator[str]:
@@ -161,13 +193,15 @@ def _remote(demand: Demand, device_class: DeviceClass, slot: Slot) -> Iterator[s
         yield f"takes {slot.stages[0].shares} sequences of {demand.concurrency}"
 
 
-def _dtype(
+def _class(
     demand: Demand,
     facts: ModelFacts,
     device_class: DeviceClass,
     engine: EngineFacts,
     slot: Slot,
 ) -> Iterator[str]:
+    if slot.tp > 1 and not device_class.link_bytes_per_s:
+        yield f"{device_class.name} has no link for tp {slot.tp}"
     if device_class.name in demand.banned:
         yield f"{device_class.name} is banned"
     if demand.dtype is not None and slot.dtype != demand.dtype:
@@ -223,24 +257,65 @@ def _figures(
         yield from _memory(ground, demand, facts, engine, slot)
     elif slot.kv_bytes:
         yield f"reserves {slot.kv_bytes} bytes of KV cache on an endpoint"
-    first = ground.devices[slot.stages[0].devices[0]]
-    artifacts = ground.nodes[slot.nodes[0]].artifacts
-    expected = predicted(
+    said = slot.predicted
+    if not any(
+        all(_same(getattr(said, name), getattr(expected, name)) for name in _FIGURES)
+        for expected in _expected(ground, demand, facts, engine, slot)
+    ):
+        yield "its predicted figures are not those of the cost model"
+    if demand.max_ttft_s is not None and said.ttft_s > demand.max_ttft_s * (1 + _RELATIVE):
+        yield f"time to first token {said.ttft_s:.3f} s of {demand.max_ttft_s:.3f}"
+    if demand.max_token_s is not None and said.token_s > demand.max_token_s * (1 + _RELATIVE):
+        yield f"time per token {said.token_s:.4f} s of {demand.max_token_s:.4f}"
+
+
+def _expected(
+    ground: Ground, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
+) -> Iterator[Predicted]:
+    """What the slot does as stages that are alike, and as a chain of stages; they differ by what was measured."""
+    if _plain(ground, facts, engine, slot):
+        artifacts = ground.nodes[slot.nodes[0]].artifacts
+        yield predicted(
+            demand,
+            facts,
+            ground.classes[slot.device_class],
+            engine,
+            Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
+            device_shares=ground.devices[slot.stages[0].devices[0]].shares,
+            hop=slowest_hop(ground.inventory),
+            evidence=Evidence(artifacts=artifacts, calibrations=ground.inventory.calibrations),
+        )
+    if 1 < slot.pp <= engine.chain:
+        yield _forecast(ground, demand, facts, engine, slot)[0]
+
+
+def _forecast(
+    ground: Ground, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
+) -> tuple[Predicted, tuple[float, ...]]:
+    """What a chain of those stages does, and the watts of each."""
+    from .chain_figures import predict_chain  # with numpy: the package imports fast without it
+
+    layers = [stage.layers[1] - stage.layers[0] for stage in slot.stages]
+    found = predict_chain(
         demand,
         facts,
-        device_class,
         engine,
-        Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
-        device_shares=first.shares,
+        tuple(zip(classes_of_stages(ground, slot), layers, strict=True)),
+        dtype=slot.dtype,
+        tp=slot.tp,
         hop=slowest_hop(ground.inventory),
-        evidence=Evidence(artifacts=artifacts, calibrations=ground.inventory.calibrations),
     )
-    if not all(_same(getattr(slot.predicted, n), getattr(expected, n)) for n in _FIGURES):
-        yield "its predicted figures are not those of the cost model"
-    if demand.max_ttft_s is not None and expected.ttft_s > demand.max_ttft_s * (1 + _RELATIVE):
-        yield f"time to first token {expected.ttft_s:.3f} s of {demand.max_ttft_s:.3f}"
-    if demand.max_token_s is not None and expected.token_s > demand.max_token_s * (1 + _RELATIVE):
-        yield f"time per token {expected.token_s:.4f} s of {demand.max_token_s:.4f}"
+    return found.predicted, found.stage_power_w
+
+
+def stage_watts(ground: Ground, demand: Demand, slot: Slot) -> tuple[float, ...]:
+    """Watts of each stage of a slot that has no faults; alike where the stages are of one class."""
+    device_class = ground.classes[slot.device_class]
+    if len(set(classes_of_stages(ground, slot))) == 1:
+        return (slot.predicted.power_w / slot.pp,) * slot.pp
+    facts, engine = facts_of(demand, ground.inventory), _facts_of_engine(device_class, slot)
+    assert facts is not None and engine is not None
+    return _forecast(ground, demand, facts, engine, slot)[1]
 
 
 def _memory(

@@ -9,13 +9,20 @@ import click
 from placement.errors import SpecError
 
 from .. import exit_codes
-from .program import Finite, client_of, console, output_option, print_json, show
+from .program import Finite, client_of, console, output_option, print_json, show, warn
 
 if TYPE_CHECKING:
     from ..client import Client
+    from ..offline import Asked
 
 _APPLY_TIMEOUT_S = 120.0
 """`apply` and a dry run wait for the nodes to look for the model, and for the solver."""
+
+_calibrations_option = click.option(
+    "--calibrations",
+    metavar="FILE",
+    help="Measurements that count beside the inventory's; a folder holds several. Needs --inventory.",
+)
 
 
 @click.command()
@@ -32,6 +39,14 @@ _APPLY_TIMEOUT_S = 120.0
     help="Compare with the plan after a change, e.g. '+2 FURIOSA_RNGD@npu-1', '-node n7' or "
     "'models.m.replicas=4'; may be repeated. Needs --inventory.",
 )
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=Finite(min=0),
+    metavar="SECONDS",
+    help="Take the best plan after so many CPU seconds. Needs --inventory.",
+)
+@_calibrations_option
 @output_option("table", "json")
 @click.pass_context
 def plan(
@@ -42,18 +57,23 @@ def plan(
     explained: bool,
     seed: int,
     what_if: tuple[str, ...],
+    deadline_s: float | None,
+    calibrations: str | None,
     output: str,
 ) -> int:
     """Show where SPEC would be placed, without changing anything. SPEC - is standard input."""
-    if what_if:
-        if inventory is None:
-            hint = "`shardyard devices -o yaml` writes the inventory of this cluster"
-            raise SpecError("--what-if needs --inventory FILE", hint=hint)
-        return _compare(spec, inventory, what_if, seed, explained=explained, output=output)
-    if inventory is not None:
-        answer, said = _plan_offline(spec, inventory, seed)
-    else:
+    if inventory is None:
+        _need_inventory(
+            {"--what-if": what_if or None, "--deadline": deadline_s, "--calibrations": calibrations}
+        )
         answer, said = _plan_on_cluster(context, spec)
+    else:
+        from ..offline import Asked
+
+        asked = Asked(seed=seed, deadline_s=deadline_s, calibrations=calibrations)
+        if what_if:
+            return _compare(spec, inventory, what_if, asked, explained=explained, output=output)
+        answer, said = _plan_offline(spec, inventory, asked, explained=explained, output=output)
     document = answer["document"]
     if output == "json":
         print_json({**document, "explanation": said} if explained else document)
@@ -64,22 +84,36 @@ def plan(
     return exit_codes.OK if document["feasible"] else exit_codes.INFEASIBLE
 
 
-def _plan_offline(spec: str, inventory: str, seed: int) -> tuple[dict[str, Any], list[str]]:
+def _need_inventory(given: dict[str, object]) -> None:
+    """Refuses options that a cluster's controller does not take."""
+    for name, value in given.items():
+        if value is not None:
+            hint = "`shardyard devices -o yaml` writes the inventory of this cluster"
+            raise SpecError(f"{name} needs --inventory FILE", hint=hint)
+
+
+def _plan_offline(
+    spec: str, inventory: str, asked: Asked, *, explained: bool, output: str
+) -> tuple[dict[str, Any], list[str]]:
     from placement.codec import plan_document
 
-    from ..explaining import sentences
+    from ..explaining import front_documents, sentences
     from ..offline import plan_files
 
-    planned = plan_files(spec, inventory, seed=seed)
+    planned = plan_files(spec, inventory, asked)
+    warn(planned.notes, as_json=output == "json")
     document = plan_document(planned.outcome, cpu_s=planned.cpu_s)
-    return {"document": document, "diff": []}, sentences(planned.outcome)
+    if output == "json":
+        document["fronts"] = front_documents(planned.problem, planned.outcome)
+    said = sentences(planned.outcome, problem=planned.problem) if explained else []
+    return {"document": document, "diff": []}, said
 
 
 def _compare(
     spec: str,
     inventory: str,
     what_if: tuple[str, ...],
-    seed: int,
+    asked: Asked,
     *,
     explained: bool,
     output: str,
@@ -91,7 +125,8 @@ def _compare(
     from ..explaining import sentences
     from ..offline import compare_files
 
-    found = compare_files(spec, inventory, what_if, seed=seed)
+    found = compare_files(spec, inventory, what_if, asked)
+    warn(tuple(dict.fromkeys((*found.before.notes, *found.after.notes))), as_json=output == "json")
     before, after = found.before.outcome, found.after.outcome
     document = {
         "before": plan_document(before, cpu_s=found.before.cpu_s),
@@ -100,7 +135,7 @@ def _compare(
         "difference": difference_document(before, after),
         "diff": diff_rows(found.moves),
     }
-    said = sentences(after) if explained else []
+    said = sentences(after, problem=found.after.problem) if explained else []
     if output == "json":
         print_json({**document, "explanation": said} if explained else document)
     else:
@@ -200,18 +235,25 @@ def _show_answer(answer: dict[str, Any]) -> None:
     metavar="FILE SPEC",
     help="Explain the plan of SPEC on this inventory; no cluster is needed.",
 )
+@_calibrations_option
 @output_option("table", "json")
 @click.pass_context
 def explain(
-    context: click.Context, about: str, *, inventory: tuple[str, str] | None, output: str
+    context: click.Context,
+    about: str,
+    *,
+    inventory: tuple[str, str] | None,
+    calibrations: str | None,
+    output: str,
 ) -> int:
     """Say why each replica is where it is.
 
     And why every other way lost: named rule, both figures, nearest miss.
     """
     if inventory is not None:
-        said = _explain_offline(about, *inventory)
+        said = _explain_offline(about, *inventory, calibrations, output)
     else:
+        _need_inventory({"--calibrations": calibrations})
         with client_of(context) as client:
             said = client.explain(about)
     if output == "json":
@@ -221,8 +263,12 @@ def explain(
     return exit_codes.OK
 
 
-def _explain_offline(about: str, inventory: str, spec: str) -> list[str]:
+def _explain_offline(
+    about: str, inventory: str, spec: str, calibrations: str | None, output: str
+) -> list[str]:
     from ..explaining import sentences
-    from ..offline import plan_files
+    from ..offline import Asked, plan_files
 
-    return sentences(plan_files(spec, inventory).outcome, about)
+    planned = plan_files(spec, inventory, Asked(calibrations=calibrations))
+    warn(planned.notes, as_json=output == "json")
+    return sentences(planned.outcome, about, planned.problem)

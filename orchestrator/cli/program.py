@@ -169,6 +169,12 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def warn(notes: Sequence[str], *, as_json: bool) -> None:
+    """What was assumed, on standard error: it stops nothing."""
+    for note in notes:
+        click.echo(json.dumps({"warning": note}) if as_json else f"warning: {note}", err=True)
+
+
 def console() -> Console:
     """Standard output with colours where it is a terminal; wide where it is a file, so that no cell is cut."""
     from rich.console import Console

@@ -21,13 +21,14 @@ from placement.codec import decode, encode, plan_document
 from placement.demand import App
 from placement.diff import diff
 from placement.errors import ShardyardError, SpecError
+from placement.inventory import Inventory
 from placement.plan import Change, Infeasible, Plan
 
 from ..controller import Controller
 from ..errors import ControlError
 from ..explaining import sentences
 from ..spec import dump_app, dump_spec, parse_spec, scaled
-from ..state import inventory
+from ..state import State, inventory
 
 LARGEST_BODY = 4 * 1024**2
 MOST_LOG_LINES = 10_000
@@ -156,16 +157,17 @@ class ControlApi:
     async def dry_run(self, request: Request) -> Response:
         """Plans without changing anything."""
         body = await _body(request)
-        outcome = await self._controller.dry_run(_app_of(body))
-        return self._answer(outcome, self._controller.state.plan, accepted=False)
+        app, before = _app_of(body), self._controller.state
+        outcome = await self._controller.dry_run(app)
+        return self._answer(outcome, before, app, accepted=False)
 
     async def apply(self, request: Request) -> Response:
         """Makes an app the desired state."""
         body = await _body(request)
         app = _app_of(body)
-        before = self._controller.state.plan
+        before = self._controller.state
         outcome = await self._controller.accept(app, str(body.get("yaml") or dump_app(app)))
-        return self._answer(outcome, before, accepted=isinstance(outcome, Plan))
+        return self._answer(outcome, before, app, accepted=isinstance(outcome, Plan))
 
     async def scale(self, request: Request) -> Response:
         """Changes the number of replicas of one model."""
@@ -175,14 +177,14 @@ class ControlApi:
             raise ControlError("nothing is deployed", hint="shardyard apply SPEC")
         app = scaled(current, str(body.get("model")), body.get("replicas"))
         spec = replace(parse_spec(self._controller.state.yaml, "spec"), app=app)
-        before = self._controller.state.plan
+        before = self._controller.state
         outcome = await self._controller.accept(app, dump_spec(spec))
-        return self._answer(outcome, before, accepted=isinstance(outcome, Plan))
+        return self._answer(outcome, before, app, accepted=isinstance(outcome, Plan))
 
     def _answer(
-        self, outcome: Plan | Infeasible, before: Plan | None, *, accepted: bool
+        self, outcome: Plan | Infeasible, before: State, app: App, *, accepted: bool
     ) -> Response:
-        changes = diff(before, outcome) if isinstance(outcome, Plan) else ()
+        changes = _changes(outcome, before, app, inventory(self._controller.state))
         return JSONResponse(
             {
                 "document": plan_document(outcome, cpu_s=0.0),
@@ -236,6 +238,15 @@ class ControlApi:
         except ValueError as error:
             raise SpecError("lines is not a number") from error
         return PlainTextResponse(await self._logs(name, max(1, min(lines, MOST_LOG_LINES))))
+
+
+def _changes(
+    outcome: Plan | Infeasible, before: State, app: App, there: Inventory
+) -> tuple[Change, ...]:
+    """What differs from the plan in force, and why."""
+    if not isinstance(outcome, Plan):
+        return ()
+    return diff(before.plan, outcome, inventory=there, before_app=before.app, app=app)
 
 
 def change_document(change: Change) -> dict[str, Any]:

@@ -17,10 +17,15 @@ def rows(scope: Scope) -> Iterator[Row]:
     """Units of each pool, then its ladder."""
     for pool in scope.pools:
         own = {k: scope.candidates[k] for k in scope.of_pool.get(pool.name, ())}
-        units = {k: float(c.layout.units) for k, c in own.items()}
+        units = {k: float(_units(c, pool)) for k, c in own.items()}
         yield Row(name=f"devices:{pool.name}", limit=float(pool.units), amounts=units)
         yield from _groups(pool, own)
         yield from _parts(pool, own)
+
+
+def _units(candidate: Candidate, pool: Pool) -> int:
+    layout = candidate.layout
+    return candidate.stages_in(pool.name) * layout.tp * layout.shares
 
 
 def _groups(pool: Pool, own: dict[int, Candidate]) -> Iterator[Row]:
@@ -28,7 +33,9 @@ def _groups(pool: Pool, own: dict[int, Candidate]) -> Iterator[Row]:
     for tp in sorted({c.layout.tp for c in own.values()} - {1}):
         limit = sum(len(block.devices) // tp for block in pool.blocks)
         amounts = {
-            k: float(c.layout.pp * (c.layout.tp // tp)) for k, c in own.items() if c.layout.tp >= tp
+            k: float(c.stages_in(pool.name) * (c.layout.tp // tp))
+            for k, c in own.items()
+            if c.layout.tp >= tp
         }
         yield Row(
             name=f"devices:{pool.name}:tp{tp}", limit=float(limit), amounts=amounts, hard=False

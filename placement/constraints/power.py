@@ -44,7 +44,7 @@ def rows(scope: Scope) -> Iterator[Row]:
             own = {k: watts[k] for k in scope.of_model.get(demand.id, ())}
             yield Row(name=f"power:{demand.id}", limit=demand.power_budget_w, amounts=own)
     yield from _racks(scope, watts)
-    yield from _nodes(scope, watts)
+    yield from _nodes(scope)
 
 
 def _racks(scope: Scope, watts: dict[int, float]) -> Iterator[Row]:
@@ -55,17 +55,18 @@ def _racks(scope: Scope, watts: dict[int, float]) -> Iterator[Row]:
     yield Row(name="power:racks", limit=total, amounts=watts, hard=False)
 
 
-def _nodes(scope: Scope, watts: dict[int, float]) -> Iterator[Row]:
+def _nodes(scope: Scope) -> Iterator[Row]:
     limit = scope.app.budgets.node_w
     if limit is None:
         return
     for pool in scope.pools:
-        own = {k: scope.candidates[k] for k in scope.of_pool.get(pool.name, ())}
-        nodes, amounts = len(pool.nodes), {k: watts[k] for k in own}
+        own = {
+            k: scope.candidates[k].stage_watts(pool.name) for k in scope.of_pool.get(pool.name, ())
+        }
+        nodes, amounts = len(pool.nodes), {k: sum(stages) for k, stages in own.items()}
         name = f"power:nodes:{pool.name}"
         yield Row(name=name, limit=limit * nodes, amounts=amounts, hard=False)
         for k in range(_LADDER + 1):
-            heavy = {
-                i: float(c.layout.pp) for i, c in own.items() if c.stage_power_w * (k + 1) > limit
-            }
-            yield Row(name=f"{name}:{k}", limit=float(k * nodes), amounts=heavy, hard=False)
+            heavy = {i: float(sum(w * (k + 1) > limit for w in own[i])) for i in own}
+            taken = {i: stages for i, stages in heavy.items() if stages}
+            yield Row(name=f"{name}:{k}", limit=float(k * nodes), amounts=taken, hard=False)

@@ -19,7 +19,8 @@ def rows(scope: Scope) -> Iterator[Row]:
             continue
         inside: dict[str, dict[int, float]] = {}
         for k in scope.of_model.get(demand.id, ()):
-            inside.setdefault(scope.candidates[k].pool.name, {})[k] = 1.0
+            for pool in scope.candidates[k].pools:
+                inside.setdefault(pool.name, {})[k] = 1.0
         there = {name: domains[name][demand.spread == "rack"] for name in inside}
         for name, amounts in inside.items():
             yield _row(demand, f":{name}", len(there[name]), amounts)

@@ -12,9 +12,10 @@ from support.problems import CLASSES, inventories, problems
 
 from orchestrator.what_if import KeyChange, parse_what_if
 from placement import Infeasible, Plan, Problem, solve
-from placement.contention import contention
+from placement.contention import contention, contention_of
 from placement.demand import Budgets, Tenant
 from placement.elastic import elastic
+from placement.planner import attempt
 from placement.what_if import changed
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -105,3 +106,20 @@ def test_no_prices_prove_a_conflict_where_there_is_a_plan(problem: Problem, seed
     draw = np.random.default_rng(seed)
     for _ in range(20):
         assert not whole.proves(draw.random(len(whole.rows)) ** 4)
+
+
+@given(crowded())
+@quick
+def test_what_the_planner_tabulated_says_the_same_as_a_table_of_its_own(problem: Problem) -> None:
+    table = attempt(problem, lambda: False, first=True).table
+    assert table is not None
+    known, own = contention_of(problem.app, table), contention(problem)
+    assert known.models == own.models
+    assert known.hopeless == own.hopeless
+    assert dict(zip(known.rows, known.limits, strict=True)).items() <= (
+        dict(zip(own.rows, own.limits, strict=True)).items()
+    )
+    prices = np.ones(len(known.rows))
+    by_name = dict(zip(known.rows, prices, strict=True))
+    same = np.array([by_name.get(row, 0.0) for row in own.rows])
+    assert np.allclose(known.cheapest(prices), own.cheapest(same))

@@ -7,10 +7,10 @@ from copy import deepcopy
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from support.brute_force import best_value
-from support.claims import at, numbers, printed, put, read_back, solved
+from support.claims import at, numbers, printed, put, read_back
 from support.labs import LLAMA_8B, SMOLLM2, app, cpu, demand, devices, inventory, node
 
-from placement import Plan, Problem
+from placement import Plan, Problem, solve
 from placement.demand import Budgets, Tenant
 from placement.errors import SpecError
 from placement.ids import NodeId
@@ -93,7 +93,7 @@ def apps(draw):
 @given(problems())
 @quick
 def test_every_plan_of_the_solver_holds_after_the_document(problem: Problem) -> None:
-    plan = solved(problem)
+    plan = solve(problem)
     assume(isinstance(plan, Plan))
     assert isinstance(plan, Plan)
     document = printed(plan)
@@ -104,7 +104,7 @@ def test_every_plan_of_the_solver_holds_after_the_document(problem: Problem) -> 
 @given(problems(), st.data())
 @thorough
 def test_one_changed_number_is_refused_or_changes_nothing(problem: Problem, data) -> None:
-    plan = solved(problem)
+    plan = solve(problem)
     assume(isinstance(plan, Plan))
     assert isinstance(plan, Plan)
     document = printed(plan)
@@ -145,7 +145,7 @@ def test_prices_and_searches_agree_with_brute_force(problem: Problem, price: flo
 @given(problems())
 @quick
 def test_a_claim_above_or_below_the_best_is_refused(problem: Problem) -> None:
-    plan = solved(problem)
+    plan = solve(problem)
     assume(isinstance(plan, Plan))
     assert isinstance(plan, Plan)
     assume(plan.slots)

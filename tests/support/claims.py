@@ -1,37 +1,15 @@
-"""Plans whose claims are made by the proof's own rules: what a solver that says all it may say would print."""
+"""Plan documents as `plan -o json` prints them and `verify` reads them back, and how to change a number in one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from placement import Plan, Problem, solve
+from placement import Plan, Problem
 from placement.codec import plan_document
-from placement.plan import Infeasible
-from placement.proof import Audit, audit, prove, proven_bound
+from placement.proof import Audit, audit
 from placement.proof_document import disagreement, plan_of
-
-RELATIVE = 1e-6
-
-
-def claimed(problem: Problem, plan: Plan) -> Plan:
-    """The plan with the bound that its prices prove, or the one that a complete search proves."""
-    dual_bound = proven_bound(problem, plan.prices)
-    if dual_bound - plan.value <= RELATIVE * abs(dual_bound):
-        proof, bound = "prices", dual_bound
-    elif prove(problem, dict(plan.prices), plan.value).complete:
-        proof, bound = "search", plan.value
-    else:
-        proof, bound = "none", dual_bound
-    return replace(plan, dual_bound=dual_bound, bound=bound, proof=proof, proven=proof != "none")
-
-
-def solved(problem: Problem) -> Plan | Infeasible:
-    """What the solver answers, with every claim that can be made."""
-    result = solve(problem)
-    return claimed(problem, result) if isinstance(result, Plan) else result
 
 
 def printed(plan: Plan) -> dict[str, Any]:

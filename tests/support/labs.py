@@ -181,6 +181,7 @@ _FIELDS = {
     "concurrency": "concurrency",
     "dtype": "dtype",
     "engines": "engines",
+    "artifacts.build": "build",
     "constraints.spread": "spread",
     "constraints.pin": "pin_nodes",
     "constraints.min_tokens_per_s": "min_tokens_per_s",

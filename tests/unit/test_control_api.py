@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,18 @@ async def test_an_infeasible_apply_is_not_accepted_and_says_why(world: World) ->
     assert answer["document"]["feasible"] is False
     assert answer["document"]["rejections"]
     assert client_of(world).get("/v1/plan").json() is None
+
+
+async def test_a_diff_names_the_key_of_the_spec_that_changed(world: World) -> None:
+    client = client_of(world)
+    client.post("/v1/apply", json=body_of())
+    app = an_app(replicas=1)
+    (asked,) = app.demands
+    wider = replace(app, demands=(replace(asked, concurrency=asked.concurrency * 2),))
+    body = body_of() | {"app": json.loads(encode(wider))}
+    (change,) = client.post("/v1/plan", json=body).json()["diff"]
+    assert change["kind"] == "move"
+    assert change["reason"].startswith("the spec changed: models.tiny.concurrency 8 -> 16")
 
 
 async def test_a_dry_run_changes_nothing(world: World) -> None:

@@ -7,9 +7,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from placement.bounds import Path, Relaxed
+from placement.bounds import Path
 from placement.bounds_lp import lp_prices
 from placement.errors import PlacementError
+from placement.relaxation import Relaxed
 
 with_highs = pytest.mark.skipif(
     find_spec("highspy") is None, reason="highspy is not installed: pip install 'shardyard[lp]'"

@@ -7,6 +7,7 @@ from support.labs import LLAMA_8B, LLAMA_70B, app, demand, devices, inventory, n
 from placement import Infeasible, Plan, Problem, solve
 from placement.explain import explain, front_sentences, price_sentence
 from placement.front_point import FrontPoint
+from placement.ids import ModelId
 from placement.plan import Addition, Rejection
 from placement.row_words import shortage, unit
 
@@ -113,16 +114,18 @@ def test_a_front_is_listed_by_depth_with_the_chosen_layout_marked() -> None:
             chosen=chosen,
         )
 
+    model = ModelId("m")
     heading, shallow, deep = front_sentences(
-        [point(24, 2045.64, 222.0), point(12, 1392.6, 275.4, chosen=True)]
+        model, [point(24, 2045.64, 222.0), point(12, 1392.6, 275.4, chosen=True)]
     )
     assert "by depth" in heading
     assert shallow.startswith("  * 12 stages: flow 1392.6 tokens/s, decode 275.4 tokens/s")
     assert shallow.endswith("(chosen)")
     assert "24 stages" in deep
-    assert front_sentences(()) == ()
-    plan = planned()
-    assert heading in explain(plan, front=[point(1, 1.0, 1.0)]).sentences
+    assert front_sentences(model, ()) == ()
+    plan, fronts = planned(), {model: [point(1, 1.0, 1.0)]}
+    assert heading in explain(plan, fronts=fronts).sentences
+    assert heading not in explain(plan, "other", fronts=fronts).sentences
 
 
 def test_a_conflict_of_many_is_named_shortly() -> None:

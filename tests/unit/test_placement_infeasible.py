@@ -24,7 +24,9 @@ from orchestrator.what_if import KeyChange, parse_what_if
 from placement import Infeasible, Plan, Problem, solve
 from placement.demand import App, Budgets, Tenant
 from placement.ids import NodeId
+from placement.infeasible import explain_infeasible
 from placement.inventory import Inventory
+from placement.planner import Attempt, attempt
 from placement.what_if import changed
 
 
@@ -271,6 +273,41 @@ def test_many_contended_models_are_answered_with_few_tries() -> None:
     assert polls < 20_000
 
 
+def test_of_very_many_copies_as_many_are_kept_as_there_is_room_for() -> None:
+    inv = inventory(*(node(f"n{k:03}", devices(f"n{k:03}", "NVIDIA_L4_24G", 7)) for k in range(15)))
+    asked = app(demand("m", LLAMA_8B, 150, context=1024, concurrency=1))
+    result = refused(inv, asked)
+    assert (("models.m.replicas", 105),) in [fix.change for fix in result.fixes]
+
+
+def test_more_hardware_than_anybody_would_add_is_not_offered() -> None:
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 7)))
+    result = refused(inv, app(demand("m", LLAMA_8B, 10_000, context=1024, concurrency=1)))
+    assert (("models.m.replicas", 7),) in [fix.change for fix in result.fixes]
+    assert result.additions == ()
+
+
+def test_a_budget_is_raised_by_less_than_a_plan_without_it_draws() -> None:
+    inv = inventory(*(node(f"n{k}", devices(f"n{k}", "NVIDIA_H100_80G", 4)) for k in range(2)))
+    asked = app(
+        *(demand(f"m{k}", LLAMA_8B, context=1024, concurrency=8) for k in range(3)),
+        policy="throughput",
+    )
+    free = solve(Problem(inventory=inv, app=asked))
+    assert isinstance(free, Plan)
+    drawn = sum(slot.predicted.power_w for slot in free.slots)
+    tight = replace(asked, budgets=Budgets(cluster_w=100))
+    (raised,) = [f for f in refused(inv, tight).fixes if f.paths[0][0] == "budgets"]
+    assert 100 < raised.change[0][1] < drawn
+
+
+def test_a_model_that_may_not_be_compiled_is_allowed_to_be() -> None:
+    inv = inventory(node("a", devices("a", "RBLN_ATOM", 4)))
+    asked = app(demand("m", LLAMA_8B, context=1024, concurrency=1, build="never"))
+    result = refused(inv, asked)
+    assert (("models", "m", "artifacts", "build"),) in [fix.paths for fix in result.fixes]
+
+
 def test_stopped_at_once_it_still_names_the_conflict() -> None:
     inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 1)))
     asked = app(demand("m", LLAMA_8B, 2, context=1024, concurrency=1))
@@ -278,3 +315,17 @@ def test_stopped_at_once_it_still_names_the_conflict() -> None:
     assert isinstance(result, Infeasible)
     assert result.conflict == ("m",)
     assert result.fixes == result.additions == ()
+
+
+@pytest.mark.parametrize(
+    ("complete", "says"), [(True, "not for whole ones"), (False, "is not proven")]
+)
+def test_where_nothing_is_short_that_is_said_first(complete: bool, says: str) -> None:
+    """A search that found no plan, without any row to show for it."""
+    inv = inventory(node("a", devices("a", "NVIDIA_L4_24G", 2)))
+    asked = app(*(demand(f"m{k}", LLAMA_8B, context=1024, concurrency=1) for k in range(2)))
+    problem = Problem(inventory=inv, app=asked)
+    table = attempt(problem, lambda: False).table
+    failed = Attempt(plan=None, rejections=(), complete=complete, table=table)
+    result = explain_infeasible(problem, failed, lambda: False)
+    assert says in result.rejections[0].reason

@@ -6,10 +6,11 @@ import json
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.claims import claimed, printed, put, read_back, solved
+from support.claims import printed, put, read_back
 from support.labs import (
     LLAMA_8B,
     LLAMA_70B,
@@ -24,9 +25,12 @@ from support.labs import (
     node,
 )
 
-from placement import Plan, Problem
+from orchestrator.inventory_file import load_inventory
+from orchestrator.spec import load_app
+from placement import Plan, Problem, solve
+from placement.calibration import Calibration
 from placement.demand import Budgets, Tenant
-from placement.devices import Health
+from placement.devices import Dtype, Health
 from placement.errors import SpecError
 from placement.ids import NodeId
 from placement.inventory import Artifact
@@ -34,6 +38,7 @@ from placement.proof import audit, prove, proven_bound
 from placement.proof_document import disagreement, plan_of, read_document
 from placement.proof_rows import instance_of, priced
 
+ENDPOINT = Path(__file__).parents[2] / "examples" / "remote-endpoint"
 MIXED = Problem(
     inventory=mixed_lab(),
     app=app(demand("smollm2", SMOLLM2, (2, 6), source="package://x", spread="node")),
@@ -72,7 +77,7 @@ PROBLEMS = {"mixed": MIXED, "pair": PAIR, "contended": CONTENDED, "shared": SHAR
 
 @cache
 def honest(name: str) -> Plan:
-    plan = solved(PROBLEMS[name])
+    plan = solve(PROBLEMS[name])
     assert isinstance(plan, Plan)
     return plan
 
@@ -350,7 +355,7 @@ def test_a_minimum_of_throughput_is_a_row_of_its_own() -> None:
     row = instance.rows["throughput:m"]
     assert row.limit == -1500.0
     assert all(row.amount(o) < 0 for o in instance.options[fast.id])
-    plan = solved(problem)
+    plan = solve(problem)
     assert isinstance(plan, Plan)
     assert audit(problem, plan).faults == ()
     assert priced(instance, {"throughput:m": 0.01}).bound >= plan.value - 1e-9
@@ -371,6 +376,81 @@ def test_artifacts_settle_what_may_run() -> None:
     never = replace(plain, build="never")
     assert instance_of(Problem(inventory=bare, app=app(never))).options[never.id] == ()
     assert instance_of(Problem(inventory=bare, app=app(plain))).options[plain.id]
+
+
+MEASURED = Calibration(
+    device_class="NVIDIA_A100_80G",
+    engine="vllm",
+    model="m1",
+    facts=LLAMA_8B,
+    dtype="bf16",
+    prompt_tokens=512,
+    context=600,
+    sequences=8,
+    prefill_tokens_per_s=40_000.0,
+    token_s_fixed=0.006,
+    token_s_per_sequence=0.0001,
+    uncertainty=0.07,
+)
+
+
+def test_measurements_count_and_their_loss_is_noticed() -> None:
+    measured = replace(CONTENDED.inventory, calibrations=(MEASURED,))
+    problem = replace(CONTENDED, inventory=measured)
+    plan = solve(problem)
+    assert isinstance(plan, Plan)
+    assert audit(problem, plan).faults == ()
+    assert any("cost model" in fault for fault in audit(CONTENDED, plan).faults)
+
+
+@pytest.mark.parametrize("dtype", [None, "fp8"])
+@pytest.mark.parametrize("batch", [4, 16])
+def test_compiled_buckets_count(dtype: Dtype | None, batch: int) -> None:
+    held = tuple(
+        Artifact(model="m", device_class="FURIOSA_RNGD", tp=tp, batch=batch, dtype=dtype)
+        for tp in (2, 4)
+    )
+    there = inventory(node("n", devices("n", "FURIOSA_RNGD", 8), artifacts=held))
+    asked = demand("m", LLAMA_8B, (1, 3), context=2048, concurrency=4, build="never")
+    problem = Problem(inventory=there, app=app(asked))
+    plan = solve(problem)
+    assert isinstance(plan, Plan)
+    assert audit(problem, plan).faults == ()
+    larger = tuple(replace(a, batch=32) for a in held)
+    other = replace(there, nodes=(replace(there.nodes[0], artifacts=larger),))
+    assert any("cost model" in f for f in audit(replace(problem, inventory=other), plan).faults)
+
+
+def test_endpoints_are_options_like_devices() -> None:
+    problem = Problem(
+        inventory=load_inventory(ENDPOINT / "inventory.yaml"), app=load_app(ENDPOINT / "app.yaml")
+    )
+    plan = solve(problem)
+    assert isinstance(plan, Plan)
+    found = printed(plan)
+    assert read_back(problem, found).faults == ()
+    away = next(k for k, slot in enumerate(found["slots"]) if slot["engine"] == "openai")
+    for path, new, says in (
+        (("slots", away, "stages", 0, "shares"), 1, "sequences"),
+        (("slots", away, "kv_bytes"), 4096, "KV cache"),
+        (("slots", away, "predicted", "tokens_per_s"), 1e6, "cost model"),
+    ):
+        changed = deepcopy(found)
+        put(changed, path, new)
+        assert any(says in fault for fault in read_back(problem, changed).faults), path
+    elsewhere = replace(
+        problem,
+        inventory=replace(
+            problem.inventory,
+            classes=tuple(
+                replace(c, endpoint=replace(c.endpoint, url="https://other.example/v1"))
+                if c.endpoint
+                else c
+                for c in problem.inventory.classes
+            ),
+        ),
+    )
+    assert any("does not offer" in fault for fault in audit(elsewhere, plan).faults)
 
 
 BROKEN = {
@@ -425,8 +505,3 @@ def test_each_missing_or_wrong_key_is_named() -> None:
 def test_keys_that_a_later_version_adds_are_left_aside() -> None:
     later = {**document("pair"), "explanation": ["because"], "front": [{"stages": 3}]}
     assert read_back(PAIR, json.loads(json.dumps(later))).faults == ()
-
-
-def test_claims_are_made_for_the_problem_alone() -> None:
-    plan = honest("pair")
-    assert claimed(PAIR, plan) == plan

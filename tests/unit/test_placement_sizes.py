@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from support.labs import LLAMA_8B, app, demand, devices, inventory, node, with_change
+import pytest
+from support.labs import LLAMA_8B, SMOLLM2, app, demand, devices, inventory, node, with_change
 
 from placement import Infeasible, Plan, Problem, explain, solve
+from placement.demand import Budgets
 from placement.inventory import Inventory
 
 ABSURD = 10_000
@@ -52,8 +54,25 @@ def test_too_many_copies_are_refused_with_the_number_that_has_room() -> None:
     assert milder.slots
 
 
-def test_a_search_that_is_stopped_at_once_may_place_nothing_of_what_need_not_run() -> None:
-    plan = solve(Problem(inventory=gpus(1), app=small((0, 2))), should_stop=lambda: True)
+def test_a_search_that_is_stopped_at_once_claims_no_more_than_it_has() -> None:
+    problem = Problem(inventory=gpus(1), app=small((0, 2)))
+    plan, whole = solve(problem, should_stop=lambda: True), solve(problem)
     assert isinstance(plan, Plan)
-    assert plan.slots == ()
-    assert not plan.proven
+    assert isinstance(whole, Plan)
+    assert plan.bound >= whole.value - 1e-9
+    assert not plan.proven or plan.value == pytest.approx(whole.value)
+
+
+def test_optional_copies_go_where_a_watt_is_worth_most() -> None:
+    """One row binds, so that the best plan is within about one copy of the relaxation: 294 copies, 0.25 % below it."""
+    inv = inventory(*(node(f"n{k:02}", devices(f"n{k:02}", "NVIDIA_L4_24G", 8)) for k in range(60)))
+    asked = app(
+        *(
+            demand(f"m{k}", facts, (1, 30), engines=frozenset({"vllm"}))
+            for k, facts in enumerate((SMOLLM2, LLAMA_8B) * 15)
+        ),
+        budgets=Budgets(cluster_w=20_000.0),
+    )
+    plan = solve(Problem(inventory=inv, app=asked))
+    assert isinstance(plan, Plan)
+    assert plan.gap <= 0.005

