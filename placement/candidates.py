@@ -20,10 +20,10 @@ from .artifacts import compiled_dtypes
 from .calibration import Calibration
 from .catalog import EngineFacts, engines_for
 from .chain_options import chain_candidates
-from .constraint import Candidate, Columns, Option, Pool
+from .constraint import Block, Candidate, Columns, Option, Pool
 from .demand import App, Demand
 from .devices import Dtype
-from .ids import ModelId
+from .ids import DeviceId, ModelId, NodeId
 from .layout import Layout, stored_dtype
 from .modelspec import ModelFacts
 from .plan import Plan, Predicted, Rejection
@@ -135,6 +135,14 @@ def enumerate_options(
     )
 
 
+def _outline(pool: Pool) -> Pool:
+    """All of a pool that option rules look at: of its blocks the largest alone."""
+    largest = max(pool.blocks, key=lambda block: len(block.devices))
+    devices = tuple(DeviceId(str(k)) for k in range(len(largest.devices)))
+    block = Block(node=NodeId(""), rack="", island=0, devices=devices)
+    return replace(pool, blocks=(block,))
+
+
 @lru_cache(maxsize=32)
 def _on_pool(
     pool: Pool,
@@ -144,7 +152,24 @@ def _on_pool(
     running: _Running,
     calibrations: tuple[Calibration, ...],
 ) -> Options:
-    """Options on one pool. Kept: when a node is lost, all pools but its own stay as they were."""
+    """Options on one pool. Kept: when a node is lost or joins, all pools but its own stay as they were."""
+    found = _on_outline(_outline(pool), members, policy, hop, running, calibrations)
+    return replace(
+        found,
+        candidates=tuple(replace(c, option=replace(c.option, pool=pool)) for c in found.candidates),
+    )
+
+
+@lru_cache(maxsize=32)
+def _on_outline(
+    pool: Pool,
+    members: tuple[Asked, ...],
+    policy: Policy,
+    hop: Hop,
+    running: _Running,
+    calibrations: tuple[Calibration, ...],
+) -> Options:
+    """Options on the outline of a pool, which mostly stays when a node is lost or joins."""
     candidates: list[Candidate] = []
     rejections: list[Rejection] = []
     engines = engines_for(pool.device_class, emulated=pool.emulated)

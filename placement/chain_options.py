@@ -49,7 +49,8 @@ def chain_candidates(
             continue
         sites[demand.id] = _sites(demand, facts, able)
         multisets[demand.id] = multiset_count(demand, facts, sites[demand.id])
-    copies: dict[str, int] = {d.id: _copies(single.get(d.id, ())) for d, _ in asked}
+    room = {pool.name: pool.units for pool in pools}
+    copies: dict[str, int] = {d.id: _copies(single.get(d.id, ()), room) for d, _ in asked}
     wanted: dict[str, int] = {d.id: d.replicas_max for d, _ in asked}
     named = {pool.name: pool for pool in pools}
     found: dict[ModelId, list[Candidate]] = {}
@@ -86,15 +87,13 @@ def _sites(
     return tuple(found)
 
 
-def _copies(single: Sequence[Candidate]) -> int:
-    """Copies that the pools hold, if each has only the smallest configuration that it may have."""
+def _copies(single: Sequence[Candidate], room: Mapping[str, int]) -> int:
+    """Copies that the pools hold, if each has only the smallest configuration that it may have; `room` in units."""
     least: dict[str, int] = {}
-    units: dict[str, int] = {}
     for candidate in single:
         name, taken = candidate.pool.name, candidate.layout.units
         least[name] = min(least.get(name, taken), taken)
-        units[name] = candidate.pool.units
-    return sum(units[name] // taken for name, taken in least.items())
+    return sum(room[name] // taken for name, taken in least.items())
 
 
 def _candidate(

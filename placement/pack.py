@@ -24,6 +24,9 @@ from .plan import Plan, Slot, Stage
 MAX_STEPS = 600
 """Stages tried in vain before one packing is given up."""
 
+ONE_POOL_STEPS = 100
+"""The same for the pool alone where best fit failed, in a plan that is too large to be searched whole."""
+
 MAX_EXACT = 80
 """Stages up to which the depth-first search is tried where best fit fails."""
 
@@ -97,12 +100,18 @@ class Packer:
             return self._descend(requests, failed)
         return self._one_pool(requests, failed)
 
-    def _descend(self, requests: list[Request], failed: int, floor: Floor | None = None) -> Packing:
+    def _descend(
+        self,
+        requests: list[Request],
+        failed: int,
+        floor: Floor | None = None,
+        spare: int = MAX_STEPS,
+    ) -> Packing:
         """The exact search, as far as its steps go."""
         if self._steps_left <= 0:
             return Packing(placed=None, exact=False, failed=failed)
         stages = sum(request.config.layout.pp for request in requests)
-        limit = min(stages + MAX_STEPS, self._steps_left)
+        limit = min(stages + spare, self._steps_left)
         search = _Descent(floor or self._floor(), requests, self._should_stop, limit)
         found = search.run()
         self._steps_left -= search.steps
@@ -120,7 +129,7 @@ class Packer:
         fill = Fill(floor, self._pools, outside)
         other = fill.run()
         if other is None and sum(r.config.layout.pp for r in inside) <= MAX_EXACT:
-            found = self._descend(inside, failed, floor)
+            found = self._descend(inside, failed, floor, ONE_POOL_STEPS)
             if found.placed is not None:
                 placed = (*found.placed, *map(_placed, outside, fill.seats))
                 return Packing(placed=placed, failed=failed)
