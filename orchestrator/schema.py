@@ -114,6 +114,7 @@ class PlanDocument(_Open):
     fixes: list[SuggestedFix]
     additions: list[MoreHardware]
     fronts: dict[str, list[PipelineDepth]] = Field(default_factory=dict)
+    made_for: dict[str, str] = Field(default_factory=dict)
 
 
 def json_schema(kind: Literal["app", "inventory", "plan"] | str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Decides which files are read and what the report holds. What is true of a plan i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from placement.proof import Audit, audit
 from placement.proof_document import disagreement, plan_of, read_document
 
 from .calibrations import load, with_calibrations
+from .fingerprints import other_than
 from .inventory_file import load_inventory
 from .offline import notes_of, with_local_facts
 from .spec import STDIN, check_device_classes, load_app, read_spec, spec_name
@@ -77,7 +78,7 @@ def verify_files(
     if [str(plan), str(inventory), str(spec)].count(STDIN) > 1:
         says = "only one of PLAN, --inventory and SPEC can be -"
         raise SpecError(says, hint="give the others as files")
-    claimed, contradiction = _read_plan(plan)
+    claimed, contradiction, made_for = _read_plan(plan)
     app, there = load_app(spec), load_inventory(inventory)
     if calibrations is not None:
         there = with_calibrations(there, load(calibrations))
@@ -87,18 +88,22 @@ def verify_files(
     notes = notes_of(app, there)
     if contradiction or claimed is None:
         return Report(plan=claimed, audit=Audit(faults=(contradiction,)), notes=notes)
-    return Report(plan=claimed, audit=audit(problem, claimed), notes=notes)
+    found = audit(problem, claimed)
+    changed = "" if found.faults else other_than(problem, made_for)
+    if changed:
+        found = replace(found, faults=(changed,))
+    return Report(plan=claimed, audit=found, notes=notes)
 
 
-def _read_plan(path: str | Path) -> tuple[Plan | None, str]:
-    """The plan of a file, and where the file contradicts itself or holds none."""
+def _read_plan(path: str | Path) -> tuple[Plan | None, str, object]:
+    """The plan of a file, where the file contradicts itself or holds none, and what it says it was made for."""
     try:
         document = read_document(read_spec(path, max_bytes=MAX_PLAN_BYTES))
         if document.get("feasible") is False:
-            return None, "it says that no plan exists, which carries no proof"
+            return None, "it says that no plan exists, which carries no proof", None
         plan = plan_of(document)
     except SpecError as error:
         name = spec_name(path)
         said = error.message if error.message.startswith(name) else f"{name}: {error.message}"
         raise SpecError(said, hint=error.hint, file=name) from error
-    return plan, disagreement(document, plan)
+    return plan, disagreement(document, plan), document.get("made_for")

@@ -98,11 +98,13 @@ def _plan_offline(
     from placement.codec import plan_document
 
     from ..explaining import front_documents, sentences
+    from ..fingerprints import fingerprints
     from ..offline import plan_files
 
     planned = plan_files(spec, inventory, asked)
     warn(planned.notes, as_json=output == "json")
     document = plan_document(planned.outcome, cpu_s=planned.cpu_s)
+    document["made_for"] = fingerprints(planned.problem)
     if output == "json":
         document["fronts"] = front_documents(planned.problem, planned.outcome)
     said = sentences(planned.outcome, problem=planned.problem) if explained else []

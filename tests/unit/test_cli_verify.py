@@ -169,3 +169,21 @@ def test_a_missing_file_and_a_broken_inventory_are_named(
     done = call(plan, "--inventory", str(broken), spec)
     assert done.exit_code == 2
     assert "broken.yaml" in done.stderr
+
+
+def test_a_change_that_touches_no_claim_is_noticed_too(
+    files: tuple[str, str, str], tmp_path: Path
+) -> None:
+    _, inventory, spec = files
+    printed = CliRunner().invoke(main, ["plan", "--inventory", inventory, spec, "-o", "json"])
+    plan = tmp_path / "printed.json"
+    plan.write_text(printed.stdout)
+    assert call(str(plan), "--inventory", inventory, spec).exit_code == 0
+    other = tmp_path / "other.yaml"
+    text = Path(inventory).read_text()
+    other.write_text(
+        text.replace("nodes:", "nodes:\n  spare: {rack: r9, cpu: {cores: 1, memory_gib: 0.001}}", 1)
+    )
+    done = call(str(plan), "--inventory", str(other), spec)
+    assert done.exit_code == 3, done.stdout + done.stderr
+    assert "inventory" in done.stdout
