@@ -25,6 +25,7 @@ from .demand import App, Demand
 from .devices import Dtype
 from .ids import DeviceId, ModelId, NodeId
 from .layout import Layout, stored_dtype
+from .ledger import nearest_misses, undriven
 from .modelspec import ModelFacts
 from .plan import Plan, Predicted, Rejection
 from .policy import Policy
@@ -174,7 +175,7 @@ def _on_outline(
     rejections: list[Rejection] = []
     engines = engines_for(pool.device_class, emulated=pool.emulated)
     if not engines:
-        rejections.extend(_undriven(a.demand, pool) for a in members)
+        rejections.extend(undriven(a.demand, pool) for a in members)
     for engine in engines:
         ground = Ground(
             device_class=pool.device_class, engine=engine, device_shares=pool.shares, hop=hop
@@ -447,54 +448,3 @@ class _Batch:
 def _within(small: Layout, large: Layout) -> bool:
     """Whether wherever the large layout finds room, the small one does."""
     return small.tp <= large.tp and small.pp <= large.pp and small.shares <= large.shares
-
-
-# -- ledger ---------------------------------------------------------------------------------------------------------
-
-
-def nearest_misses(refused: Sequence[Rejection]) -> tuple[Rejection, ...]:
-    """Per class, node, engine and rule the rejection that missed by least."""
-    best: dict[tuple[str, str, str, str, str], Rejection] = {}
-    for rejection in refused:
-        key = (
-            rejection.model,
-            rejection.device_class,
-            rejection.node,
-            rejection.engine,
-            rejection.constraint,
-        )
-        known = best.get(key)
-        if known is None or rejection.shortage < known.shortage:
-            best[key] = rejection
-    return tuple(best.values())
-
-
-def unknown(demand: Demand) -> Rejection:
-    """Of a model of which no figures are known."""
-    return Rejection(
-        model=demand.id,
-        constraint="model_missing",
-        reason=f"nothing is known of {demand.model.source}: no node has read its header",
-        resolvable=True,
-        hint=f"give models.{demand.id}.facts in the spec, or bring the weights to a node",
-    )
-
-
-def nothing(demand: Demand) -> Rejection:
-    """Of a model where there is no device at all."""
-    return Rejection(
-        model=demand.id,
-        constraint="inventory",
-        reason="there is no healthy device",
-        resolvable=True,
-        hint="see `shardyard devices`",
-    )
-
-
-def _undriven(demand: Demand, pool: Pool) -> Rejection:
-    return Rejection(
-        model=demand.id,
-        constraint="backend",
-        device_class=pool.device_class.name,
-        reason=f"no known engine drives {pool.device_class.name}",
-    )

@@ -12,12 +12,13 @@ from itertools import count, islice
 from typing import Literal
 
 from .bounds import Dual
-from .candidates import Asked, Options, enumerate_options, nearest_misses, nothing, unknown
+from .candidates import Asked, Options, enumerate_options
 from .constraint import Candidate, Pool
 from .demand import App, Demand
 from .errors import PlacementError
 from .ids import ModelId, SlotId, slot_id
 from .layout import kv_bytes_per_token
+from .ledger import nearest_misses, nothing, unknown
 from .pack import Packer, Placed
 from .plan import Plan, Rejection, RunnerUp, Slot, Why
 from .pools import collapse, health_rejections, node_rejections
