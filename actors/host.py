@@ -6,21 +6,21 @@ runs on a real machine, on one below another root, and on a recording.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import re
-import selectors
-import signal
-import subprocess
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
+
+from .http_get import get
+from .library import Libraries
+from .tools import OUTPUT_CAP_BYTES, Completed, run_tool
 
 READ_CAP_BYTES = 1024 * 1024
-OUTPUT_CAP_BYTES = 4 * 1024 * 1024
 TOOL_DIRECTORIES = (
     "/usr/bin",
     "/usr/sbin",
@@ -34,19 +34,16 @@ TOOL_DIRECTORIES = (
 """Where tools are looked for, in this order; never the user's PATH, which anybody can shadow."""
 
 
+Access = Literal["absent", "denied", "ok"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Completed:
-    """A tool's answer.
+class Fetched:
+    """An HTTP answer; `seconds` from the request to the whole body."""
 
-    Attributes:
-        rc: exit status; negative = the signal that ended it.
-        ended: `timeout` and `output_cap` mean that we ended it; `out` is then what came before.
-    """
-
-    rc: int
-    out: str
-    err: str
-    ended: Literal["exit", "timeout", "output_cap"] = "exit"
+    status: int
+    text: str
+    seconds: float
 
 
 class Host(Protocol):
@@ -68,6 +65,31 @@ class Host(Protocol):
         """An environment variable."""
         ...
 
+    def resolve(self, path: str) -> str | None:
+        """Where a path leads once every link on it is followed (sysfs joins its folders by links); None when absent."""
+        ...
+
+    def access(self, path: str) -> Access:
+        """Whether a device file is there and may be opened for reading and writing."""
+        ...
+
+    def ask(self, library: str, question: str, timeout_s: float) -> Completed | None:
+        """What a vendor's library answers (`actors/libraries/<library>.py`), as text in `out`.
+
+        None when no such library is installed; a library that hangs or crashes ends like a tool that does.
+        """
+        ...
+
+    def fetch(
+        self, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Fetched | None:
+        """GET over HTTP; None when nobody answers in time. Redirects are not followed."""
+        ...
+
+    def clock_s(self) -> float:
+        """Monotonic seconds, for rates from counters; a recording stands still."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class RealHost:
@@ -75,6 +97,7 @@ class RealHost:
 
     root: Path = Path("/")
     tool_directories: tuple[str, ...] = TOOL_DIRECTORIES
+    libraries: Libraries = field(default_factory=Libraries, compare=False)
 
     def read(self, path: str) -> str | None:
         """See `Host`. Undecodable bytes are replaced; a FIFO never blocks."""
@@ -89,25 +112,40 @@ class RealHost:
         tool = self._tool(argv[0])
         if tool is None:
             return None
-        plain = {**os.environ, "LC_ALL": "C", "TERM": "dumb", "NO_COLOR": "1"}
-        try:
-            process = subprocess.Popen(  # noqa: S603 - an absolute path from fixed folders, no shell
-                [tool, *argv[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=plain,
-                cwd="/",
-                process_group=0,
-            )
-        except OSError as error:
-            return Completed(rc=126, out="", err=str(error))
-        with process:
-            return _collect(process, timeout_s)
+        return run_tool([tool, *argv[1:]], timeout_s)
 
     def env(self, name: str) -> str | None:
         """See `Host`."""
         return os.environ.get(name)
+
+    def resolve(self, path: str) -> str | None:
+        """See `Host`."""
+        return _resolved(self.root, path)
+
+    def access(self, path: str) -> Access:
+        """See `Host`."""
+        place = _below(self.root, path)
+        if not place.exists():
+            return "absent"
+        return "ok" if os.access(place, os.R_OK | os.W_OK) else "denied"
+
+    def ask(self, library: str, question: str, timeout_s: float) -> Completed | None:
+        """See `Host`. The library lives in a child process, which is kept for the next question."""
+        return self.libraries.ask(library, question, timeout_s)
+
+    def fetch(
+        self, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Fetched | None:
+        """See `Host`."""
+        began = time.monotonic()
+        answer = get(url, timeout_s, OUTPUT_CAP_BYTES, headers or {})
+        if answer is None:
+            return None
+        return Fetched(status=answer[0], text=answer[1], seconds=time.monotonic() - began)
+
+    def clock_s(self) -> float:
+        """See `Host`."""
+        return time.monotonic()
 
     def _tool(self, name: str) -> str | None:
         places = [name] if name.startswith("/") else [f"{d}/{name}" for d in self.tool_directories]
@@ -118,15 +156,19 @@ class RealHost:
 class RecordedHost:
     """A machine replayed from a folder.
 
-    `proc/`, `sys/` and `etc/` are as on the machine; `commands/<argv joined by _>.txt` is what a tool printed (it
-    exited with 0); `host.toml` says where it is from, and holds environment variables under `[env]`.
+    `proc/`, `sys/`, `dev/` and `etc/` are as on the machine, links too. `commands/<argv joined by _>.txt` is what a tool
+    printed when it exited with 0; with `.json` instead, it is the whole `Completed`. `libraries/<library>_<question>.txt`
+    and `.json` are the same for a vendor's library, `fetches/<address>.json` is a `Fetched`. `host.toml` says where the
+    recording is from (`origin` captured or synthetic), holds environment variables under `[env]`, and device files that
+    may not be opened under `[access]`.
     """
 
     directory: Path
-    variables: Mapping[str, str] = field(init=False, compare=False)
+    facts: Mapping[str, Any] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "variables", self._facts().get("env", {}))
+        text = _read_file(self.directory / "host.toml") or ""
+        object.__setattr__(self, "facts", tomllib.loads(text))
 
     def read(self, path: str) -> str | None:
         """See `Host`."""
@@ -139,15 +181,46 @@ class RecordedHost:
     def run(self, argv: Sequence[str], timeout_s: float) -> Completed | None:
         """See `Host`; the answer is there at once."""
         del timeout_s
-        text = _read_file(self.directory / "commands" / f"{command_name(argv)}.txt")
-        return None if text is None else Completed(rc=0, out=text, err="")
+        return self._completed(self.directory / "commands" / command_name(argv))
 
     def env(self, name: str) -> str | None:
         """See `Host`."""
-        return self.variables.get(name)
+        return self.facts.get("env", {}).get(name)
 
-    def _facts(self) -> dict[str, dict[str, str]]:
-        return tomllib.loads(_read_file(self.directory / "host.toml") or "")
+    def resolve(self, path: str) -> str | None:
+        """See `Host`."""
+        return _resolved(self.directory, path)
+
+    def access(self, path: str) -> Access:
+        """See `Host`."""
+        told = self.facts.get("access", {}).get(path)
+        if told in ("absent", "denied", "ok"):
+            return told
+        return "ok" if _below(self.directory, path).exists() else "absent"
+
+    def ask(self, library: str, question: str, timeout_s: float) -> Completed | None:
+        """See `Host`; the answer is there at once."""
+        del timeout_s
+        return self._completed(self.directory / "libraries" / command_name([library, question]))
+
+    def fetch(
+        self, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Fetched | None:
+        """See `Host`; the answer is there at once."""
+        del timeout_s, headers
+        text = _read_file(self.directory / "fetches" / f"{address_name(url)}.json")
+        return None if text is None else Fetched(**json.loads(text))
+
+    def clock_s(self) -> float:
+        """See `Host`: no time passes."""
+        return 0.0
+
+    def _completed(self, place: Path) -> Completed | None:
+        text = _read_file(place.with_name(place.name + ".txt"))
+        if text is not None:
+            return Completed(rc=0, out=text, err="")
+        whole = _read_file(place.with_name(place.name + ".json"))
+        return None if whole is None else Completed(**json.loads(whole))
 
 
 def command_name(argv: Sequence[str]) -> str:
@@ -157,6 +230,23 @@ def command_name(argv: Sequence[str]) -> str:
     'some-smi_-j_--all'
     """
     return re.sub(r"[^A-Za-z0-9._=-]", "_", "_".join([Path(argv[0]).name, *argv[1:]]))
+
+
+def address_name(url: str) -> str:
+    """The file name of a recorded fetch.
+
+    >>> address_name("http://npu-1:8000/v1/models")
+    'http___npu-1_8000_v1_models'
+    """
+    return re.sub(r"[^A-Za-z0-9._=-]", "_", url)
+
+
+def _resolved(root: Path, path: str) -> str | None:
+    place = Path(os.path.realpath(_below(root, path)))
+    base = Path(os.path.realpath(root))
+    if not place.exists() or not place.is_relative_to(base):
+        return None
+    return "/" + place.relative_to(base).as_posix().lstrip(".")
 
 
 def _below(root: Path, path: str) -> Path:
@@ -182,58 +272,3 @@ def _list_folder(path: Path) -> tuple[str, ...]:
         return tuple(sorted(entry.name for entry in path.iterdir()))
     except OSError:
         return ()
-
-
-def _collect(process: subprocess.Popen[bytes], timeout_s: float) -> Completed:
-    """Both streams until the tool exits, the deadline, or the cap; then nothing of its group is left."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    texts = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    try:
-        ended = _drain(process.pid, texts, time.monotonic() + timeout_s)
-    finally:
-        _kill_group(process.pid)
-    out, err = (bytes(text).decode(errors="replace") for text in texts.values())
-    return Completed(rc=process.wait(), out=out, err=err, ended=ended)
-
-
-def _drain(
-    pid: int, texts: dict[int, bytearray], deadline: float
-) -> Literal["exit", "timeout", "output_cap"]:
-    exited = os.pidfd_open(pid)
-    try:
-        with selectors.DefaultSelector() as selector:
-            for fd in (*texts, exited):
-                selector.register(fd, selectors.EVENT_READ)
-            return _until_closed(selector, pid, exited, texts, deadline)
-    finally:
-        os.close(exited)
-
-
-def _until_closed(
-    selector: selectors.BaseSelector,
-    pid: int,
-    exited: int,
-    texts: dict[int, bytearray],
-    deadline: float,
-) -> Literal["exit", "timeout", "output_cap"]:
-    while selector.get_map():
-        ready = selector.select(max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return "timeout"
-        for key, _ in ready:
-            if key.fd == exited:
-                _kill_group(pid)  # what the tool left behind would hold its streams open
-            elif data := os.read(key.fd, 65536):
-                texts[key.fd] += data
-                continue
-            selector.unregister(key.fd)
-        if sum(map(len, texts.values())) > OUTPUT_CAP_BYTES:
-            return "output_cap"
-    return "exit"
-
-
-def _kill_group(pid: int) -> None:
-    """Ends a tool with its children. It has not been waited for yet, so its number cannot be another's."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)

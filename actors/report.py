@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from placement.devices import Device, DeviceClass
-from placement.ids import NodeId
+from placement.ids import DeviceId, NodeId
+from placement.interconnect import Bond
 from placement.inventory import ModelPresence, Node
 
 
@@ -51,6 +52,53 @@ class Versions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a device does at one moment; None = it does not tell.
+
+    Attributes:
+        utilisation: busy fraction of the device, 0 to 1.
+        clock_ratio: its clock now over its highest clock, 0 to 1; what a throttled device still reaches.
+        throttled: why it is slowed down now, of `thermal`, `power`, `hardware`; empty = it is not, or does not tell.
+        faults: sentences that speak against placing work on it, e.g. `Xid 79: fallen off the bus`; evidence of its health.
+    """
+
+    memory_used_bytes: int | None = None
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    clock_ratio: float | None = None
+    throttled: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What is known of an accelerator besides what placement needs; see `actors.probe.Accelerator` for the fields.
+
+    Attributes:
+        evidence: why its health is what it is.
+        resets: how often it was lost and came back since the agent started.
+    """
+
+    device: DeviceId
+    family: str = ""
+    product: str = ""
+    serial: str | None = None
+    uuid: str | None = None
+    pci: str | None = None
+    part: str = ""
+    memory_bytes: int | None = None
+    numa_node: int | None = None
+    driver: str | None = None
+    firmware: str | None = None
+    power_limit_w: float | None = None
+    temperature_limit_c: float | None = None
+    evidence: tuple[str, ...] = ()
+    resets: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenProbe:
     """A probe, or a part of what it found, that cannot be trusted, and what mends it."""
 
@@ -70,7 +118,10 @@ class NodeReport:
         engines: engines that can start there.
         models: the model sources that it was asked about.
         broken: probes that failed and values that were dropped.
-        emulated: its hardware is declared, not found.
+        emulated: its hardware is declared, replayed or a vendor library's stand-in, not found.
+        facts: of the accelerators, in the order of `devices`.
+        bonds: how they are joined.
+        readings: what the devices do now; changes with every report and decides nothing by itself.
     """
 
     node: NodeId
@@ -87,6 +138,9 @@ class NodeReport:
     models: tuple[ModelPresence, ...] = ()
     broken: tuple[BrokenProbe, ...] = ()
     emulated: bool = False
+    facts: tuple[DeviceFacts, ...] = ()
+    bonds: tuple[Bond, ...] = ()
+    readings: tuple[tuple[DeviceId, Reading], ...] = ()
 
     def as_node(self) -> Node:
         """The node as placement sees it."""

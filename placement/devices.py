@@ -31,11 +31,15 @@ class Kind(StrEnum):
 
 
 class Health(StrEnum):
-    """Whether new work may be placed on a device: only on a healthy one."""
+    """Whether new work may be placed on a device: only on a healthy one.
+
+    A lost device that answers again is `recovered` until it has proved itself for a while.
+    """
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
     LOST = "lost"
+    RECOVERED = "recovered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,7 @@ class Device:
         emulated: declared, not found; only the emulated engine may run on it.
         identity: vendor + serial or UUID + bus address; stable, never an index.
         handle: what today's launch command calls it, e.g. `0` or `npu:0`.
+        speed: fraction of its class's rates that it reaches now, in quarters; below 1 while it is throttled.
     """
 
     id: DeviceId
@@ -127,3 +132,4 @@ class Device:
     emulated: bool = False
     identity: str = ""
     handle: str = ""
+    speed: float = 1.0

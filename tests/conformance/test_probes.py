@@ -9,10 +9,11 @@ import pytest
 from support.hosts import RECORDINGS, FakeHost
 
 import actors.probes
-from actors.host import Host, RecordedHost
+from actors.host import Fetched, Host, RecordedHost
 from actors.names import EMULATE_ENV
 from actors.probe import Absent, Broken, Found, Probe
 from actors.prober import Prober
+from actors.tools import Completed
 from placement.catalog import catalog
 from placement.ids import NodeId
 
@@ -55,10 +56,27 @@ class Garbage:
         return ("node0", "node-1", "nodeX", "cpu0", "\x00")
 
     def run(self, argv, timeout_s):
-        return None
+        return Completed(rc=0, out='\x1b[31m| 0 | ??? | -1 C |\n{"devices": [1, {}, null]}', err="")
 
     def env(self, name):
         return "\x00{"
+
+    def resolve(self, path):
+        return "/\x1b[31m"
+
+    def access(self, path):
+        return "ok"
+
+    def ask(self, library, question, timeout_s):
+        return Completed(
+            rc=0, out='[{"uuid": -1, "memory": {"total": 18446744073709551616}}, 7, null]', err=""
+        )
+
+    def fetch(self, url, timeout_s, headers=None):
+        return Fetched(status=200, text="<html>", seconds=-1.0)
+
+    def clock_s(self):
+        return 0.0
 
 
 PROBES = built_in()
