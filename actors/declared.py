@@ -76,7 +76,11 @@ def _islands_of(group: Group, first: int, path: Sequence[int | str]) -> list[int
 
 def _check_positions(group: Group, path: Sequence[int | str]) -> None:
     joined = [position for island in group.islands or [] for position in island]
-    for key, positions in (("islands", joined), ("unhealthy", group.unhealthy)):
+    for key, positions in (
+        ("islands", joined),
+        ("unhealthy", group.unhealthy),
+        ("throttled", list(group.throttled)),
+    ):
         for position in positions:
             if position >= group.count:
                 says = f"position {position} of {group.count} devices (they count from 0)"
@@ -101,6 +105,7 @@ def _devices(
             island=islands[position],
             health=Health.LOST if position in group.unhealthy else Health.HEALTHY,
             handle=str(first + position),
+            speed=group.throttled.get(position, 1.0),
         )
 
 

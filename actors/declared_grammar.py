@@ -28,10 +28,17 @@ def _number(value: object) -> object:
         return value
 
 
+def _whole(value: object) -> object:
+    """Keys of a mapping are texts in JSON."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 _Positive = Annotated[float, BeforeValidator(_number), Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 _Amount = Annotated[float, BeforeValidator(_number), Field(ge=0, le=1e9, allow_inf_nan=False)]
 _Name = Annotated[str, Field(min_length=1, max_length=100)]
 _Position = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+_Key = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=MAX_DEVICES)]
+_Part = Annotated[float, BeforeValidator(_number), Field(ge=0.01, le=1)]
 
 
 class _Strict(BaseModel):
@@ -65,6 +72,7 @@ class Group(_Strict):
     count: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
     islands: list[list[_Position]] | None = None
     unhealthy: list[_Position] = []
+    throttled: dict[_Key, _Part] = {}
     memory_gib: _Positive | None = None
     memory_gbyte_per_s: _Positive | None = None
     tflops: Annotated[dict[Dtype, _Positive], Field(min_length=1)] | None = None

@@ -37,6 +37,8 @@ class EngineConfig:
         threads: compute threads; 0 = the engine's choice.
         eos_ids: token ids that end a text.
         pace: only the emulated engine reads it.
+        environment: variables that the engine's process gets, e.g. the one that tells it its devices.
+        unset: variables that it must not have, as they would contradict those.
         word_ids: ids that decode to plain words; only the emulated engine reads it.
     """
 
@@ -51,6 +53,8 @@ class EngineConfig:
     eos_ids: tuple[int, ...]
     pace: Pace | None = None
     word_ids: tuple[int, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    unset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

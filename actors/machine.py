@@ -62,19 +62,41 @@ def cpu_quota(host: Host) -> float | None:
 
 def memory_limit_bytes(host: Host) -> int | None:
     """The tightest memory limit of the cgroups; None = no limit (a v1 limit near 2^63 means none, too)."""
-    limits = [
-        limit
-        for folder in _cgroup_folders(host, "memory")
-        for name in ("memory.max", "memory.limit_in_bytes")
-        if (limit := number(host.read(f"{folder}/{name}"))) and limit < 2**60
-    ]
-    return min(limits, default=None)
+    return min((limit for limit, _ in _memory_limits(host)), default=None)
+
+
+def memory_in_use_bytes(host: Host) -> int | None:
+    """What the group with the tightest limit uses, without file caches that it could drop; None = no limit, or unknown."""
+    _, folder = min(_memory_limits(host), default=(0, ""))
+    for name, cache in (
+        ("memory.current", "inactive_file"),
+        ("memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        used = number(host.read(f"{folder}/{name}")) if folder else None
+        if used is not None and used >= 0:
+            found = re.search(
+                rf"^{cache} ([0-9]{{1,19}})$",
+                host.read(f"{folder}/memory.stat") or "",
+                re.MULTILINE,
+            )
+            return max(0, used - (int(found[1]) if found else 0))
+    return None
 
 
 def number(text: str | None) -> int | None:
     """A whole number in decimal digits, as the kernel writes it; anything else is None."""
     stripped = (text or "").strip()
     return int(stripped) if re.fullmatch(r"-?[0-9]{1,19}", stripped) else None
+
+
+def _memory_limits(host: Host) -> list[tuple[int, str]]:
+    """Each limit of memory, with the folder of its group."""
+    return [
+        (limit, folder)
+        for folder in _cgroup_folders(host, "memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+        if (limit := number(host.read(f"{folder}/{name}"))) and limit < 2**60
+    ]
 
 
 def _quota_v2(host: Host, folder: str) -> float | None:

@@ -19,7 +19,9 @@ from .report import NodeReport
 
 log = structlog.get_logger()
 
-PROBE_PERIOD_S = 5.0
+PROBE_PERIOD_S = 1.0
+"""Between two polls of what the devices do; a look at everything is due more rarely (`actors.prober`)."""
+
 MISSING_RETRY_S = 10.0
 MOST_SOURCES = 256
 """Model sources remembered; a cluster serves fewer models than that."""
@@ -55,7 +57,7 @@ class NodeWatch:
     """Probes and resolves in the background; `report` is always at once.
 
     Args:
-        on_probed: called in the probing thread with every fresh report, before it is handed out.
+        on_probed: called in the probing thread with every report, before it is handed out.
     """
 
     def __init__(
@@ -95,10 +97,10 @@ class NodeWatch:
         return replace(self._probed, models=self._presences.known())
 
     def _probe(self) -> None:
-        report = self._prober.refresh()
+        before, report = self._probed, self._prober.poll()
         self._on_probed(report)
-        if report != self._probed:
-            self._probed = report
+        self._probed = report
+        if before is None or report.lasting() != before.lasting():
             self._fresh.set()
         time.sleep(PROBE_PERIOD_S)
 

@@ -48,6 +48,7 @@ class Accelerator:
         part: which part of the card, e.g. `mig:1g.10gb:7`, `pe:0-3`; empty for a whole one.
         board: what parts and dies of one board share, e.g. its serial; for links of kind `same`.
         memory_bytes: all that the device has, before anything is reserved.
+        shares: how many exclusive parts it can be given out in; sequences at once for a remote endpoint.
         temperature_limit_c: where the device slows itself down or stops.
         evidence: why its health is not `healthy`, in sentences.
         notes: facts for people, e.g. `("pcie", "gen 5 x16")`.
@@ -63,6 +64,7 @@ class Accelerator:
     part: str = ""
     board: str | None = None
     memory_bytes: int | None = None
+    shares: int = 1
     numa_node: int | None = None
     driver: str | None = None
     firmware: str | None = None

@@ -1,66 +1,85 @@
-"""All probes of a node, each under its own deadline, become one `NodeReport`.
+"""All probes of a node, each under its own deadline, become one `NodeReport`, and stay fresh by cheap polls.
 
-Decides what is trusted: a probe that hangs, raises or answers nonsense is reported as broken and never hides another.
-It must not know any vendor, nor who reads the report.
+Decides what is kept from one look to the next and when a look is due: static facts are looked at rarely, live ones are
+polled, and a device's health follows from both. It must not know any vendor, nor who reads the report.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import structlog
 
-from placement.devices import Device, DeviceClass, Health
-from placement.ids import NodeId
+from placement.devices import Device, Health
+from placement.ids import DeviceId, NodeId
 
-from .host import Host
+from .assembly import Assembly, assemble
+from .health import Condition, Sight, observed
+from .host import Host, RecordedHost
+from .looks import PROBE_BROKEN, Looks, Outcome
 from .machine import hostname, node_name
-from .names import NODE_ENV, RACK_ENV
+from .names import NODE_ENV, PROBES_ENV, RACK_ENV, RECORDING_ENV, STAND_IN_ENV
 from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
-from .probe import Absent, Broken, Found, Probe
-from .report import BrokenProbe, NodeReport
+from .positions import Positions
+from .probe import Absent, Broken, Found, LiveProbe, Probe
+from .report import BrokenProbe, DeviceFacts, NodeReport, Poll, Reading
+from .trust import answered
 from .versions import versions
 
 log = structlog.get_logger()
 
-PROBE_BROKEN = "probe.broken"
-
 PROBE_DEADLINE_S = 5.0
-MOST_DEVICES = 4096
-MOST_SHARES = 65536
-MOST_MEMORY_BYTES = 2**47
-"""128 TiB on one device: more than any, less than a size read in the wrong unit."""
-_NUMERIC = ("int", "float")
+POLL_DEADLINE_S = 2.0
+LOOK_PERIOD_S = 30.0
+"""Static facts are looked at again this often even when nothing seems to have changed."""
+
+POLL_PERIOD_S = 1.0
+POLL_SHARE = 0.01
+"""A probe may take this part of a core for polling: one that costs 30 ms is polled every 3 s."""
+
+HANG_HINT = "run the vendor's own tool on the node; if it hangs too, its driver does"
 
 
-def prober_of_this_node(host: Host, incarnation: str) -> Prober:
+def prober_of_this_node(host: Host, incarnation: str, positions: Path | None = None) -> Prober:
     """The prober of a node's agent: all probes that are installed, names from the environment of the node.
+
+    Args:
+        positions: where the positions of accelerators are kept while the node lives; None = in memory.
 
     Raises:
         SpecError: the name in the environment cannot name a node.
     """
     plugins = load_plugins(PROBES_PACKAGE, PROBES_GROUP)
     engines, engines_broken = available_engines()
-    made = [_made(name, probe) for name, probe in plugins.found.items()]
+    wanted = {name for name in (host.env(PROBES_ENV) or "").split(",") if name}
+    made = [
+        _made(name, probe) for name, probe in plugins.found.items() if name in wanted or not wanted
+    ]
     unusable = [
         *(BrokenProbe(name=p.name, reason=p.reason, hint=p.hint) for p in plugins.broken),
         *(
             BrokenProbe(name=f"engine {e.name}", reason=e.reason, hint=e.hint)
             for e in engines_broken
         ),
+        *(
+            BrokenProbe(name=name, reason=f"{PROBES_ENV} names a probe that is not there")
+            for name in sorted(wanted - set(plugins.found))
+        ),
     ]
+    recording = host.env(RECORDING_ENV)
     return Prober(
-        host,
+        RecordedHost(Path(recording)) if recording else host,
         node_name(host, host.env(NODE_ENV)),
         [probe for probe in made if not isinstance(probe, BrokenProbe)],
         rack=host.env(RACK_ENV) or "",
         incarnation=incarnation,
         engines=engines,
         broken=(*unusable, *(probe for probe in made if isinstance(probe, BrokenProbe))),
+        positions=Positions(positions),
+        emulated=bool(recording or host.env(STAND_IN_ENV)),
     )
 
 
@@ -75,12 +94,16 @@ def _made(name: str, probe: Callable[[], Probe]) -> Probe | BrokenProbe:
 
 
 class Prober:
-    """Probes one node. Static facts are kept from one look to the next; `refresh` looks again.
+    """Probes one node. `refresh` looks at everything again, `poll` only at what changes by itself.
+
+    Not thread-safe: one thread calls `refresh` and `poll`.
 
     Args:
         rack: as the operator says; else where a declaration says.
         engines: engines that can start here.
         broken: plugins that could not even be loaded.
+        emulated: the hardware is replayed, or a vendor library's stand-in: only the emulated engine may run on it.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -93,12 +116,17 @@ class Prober:
         incarnation: str = "",
         engines: frozenset[str] = frozenset(),
         broken: tuple[BrokenProbe, ...] = (),
+        positions: Positions | None = None,
+        emulated: bool = False,
         deadline_s: float = PROBE_DEADLINE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._probes = tuple(probes)
         self._deadline_s = deadline_s
         self._plugins_broken = broken
+        self._positions = positions or Positions()
+        self._clock = clock
         self._about = NodeReport(
             node=node,
             hostname=hostname(host),
@@ -106,169 +134,228 @@ class Prober:
             rack=rack,
             incarnation=incarnation,
             engines=engines,
+            emulated=emulated,
         )
-        self._looks: dict[str, _Look] = {}
-        self._lock = threading.Lock()
+        self._looks = Looks[object]("probe")
+        self._polls = _Polls(host)
+        self._found: dict[str, Found] = {}
+        self._silent: dict[str, str] = {}
+        self._failures: tuple[BrokenProbe, ...] = ()
+        self._assembly = Assembly()
+        self._kept = _Kept()
+        self._signs: tuple[object, ...] = ()
+        self._looked_at = float("-inf")
         self._report: NodeReport | None = None
 
     def report(self) -> NodeReport:
         """The last look; the first call looks."""
-        with self._lock:
-            return self._report or self._look()
+        return self._report or self.refresh()
 
     def refresh(self) -> NodeReport:
-        """Looks again, in at most the deadline of a probe."""
-        with self._lock:
-            return self._look()
+        """Looks at everything again, in at most the deadlines of a probe and a poll."""
+        self._signs = self._watched()
+        self._looked_at = self._clock()
+        self._look()
+        return self._settle()
 
-    def _look(self) -> NodeReport:
-        outcomes = self._outcomes()
-        found = [(name, o) for name, o in outcomes if isinstance(o, Found)]
-        offered = [(name, o) for name, o in found if o.instead] or found
-        devices, dropped = _trusted(self._about.node, offered)
-        broken = (*self._plugins_broken, *_failures(outcomes), *dropped)
+    def poll(self) -> NodeReport:
+        """What changes by itself; looks at everything when something came, went, or the last look is old."""
+        signs = self._watched()
+        if signs != self._signs or self._clock() - self._looked_at >= LOOK_PERIOD_S:
+            return self.refresh()
+        if self._kept.unsettled():
+            # What is out of sight is looked for until it is there again or lost.
+            self._look()
+        return self._settle()
+
+    def _look(self) -> None:
+        calls = {p.name: _call(p, self._host, self._about.node) for p in self._probes}
+        outcomes = {
+            name: _outcome(said, self._deadline_s)
+            for name, said in self._looks.all(calls, self._deadline_s).items()
+        }
+        self._failures = tuple(_failures(outcomes))
+        self._silent = {n: o.reason for n, o in outcomes.items() if isinstance(o, Broken)}
+        told = {n: o for n, o in outcomes.items() if isinstance(o, Found)}
+        # A probe that is broken now says nothing of its devices: what it found before still stands, for a while.
+        before = {n: o for n, o in self._found.items() if n in self._silent}
+        self._found = {**before, **told}
+        offered = {n: o for n, o in self._found.items() if o.instead} or self._found
+        order = [p.name for p in self._probes if p.name in offered]
+        self._assembly = assemble(
+            self._about.node,
+            [(name, offered[name]) for name in order],
+            self._positions,
+            emulated=self._about.emulated,
+        )
+
+    def _settle(self) -> NodeReport:
+        """Readings, health and everything else into one report."""
+        live = [p for p in self._probes if isinstance(p, LiveProbe) and p.name in self._found]
+        readings = self._polls.readings({p.name: (p, self._found[p.name]) for p in live})
+        self._kept.see(self._assembly, readings, self._silent, self._clock())
+        devices = self._kept.devices
+        of_identity = {d.identity: d.id for d in devices if d.identity}
+        offered = [o for o in self._found.values() if o.instead] or list(self._found.values())
         cpus = [d for d in devices if d.id.startswith(f"{self._about.node}/cpu")]
-        racks = (o.rack for _, o in offered if o.rack)
-        facts = (o.cpu for _, o in offered if o.cpu is not None)
         self._report = dataclasses.replace(
             self._about,
-            rack=self._about.rack or next(racks, ""),
+            rack=self._about.rack or next((o.rack for o in offered if o.rack), ""),
             cores=sum(d.shares for d in cpus) if cpus else None,
             memory_bytes=sum(d.memory_bytes for d in cpus) if cpus else None,
-            cpu=next(facts, None),
+            cpu=next((o.cpu for o in offered if o.cpu is not None), None),
             devices=devices,
-            classes=tuple(c for _, o in offered for c in o.classes if not _flaw_of_class(c)),
-            broken=broken,
-            emulated=any(o.instead for _, o in offered),
+            classes=self._assembly.classes,
+            broken=(*self._plugins_broken, *self._failures, *self._assembly.dropped),
+            emulated=self._about.emulated or any(o.instead for o in offered),
+            facts=self._kept.facts,
+            bonds=self._assembly.bonds,
+            readings=tuple(
+                sorted((of_identity[i], r) for i, r in readings.items() if i in of_identity)
+            ),
+            polls=self._polls.costs(),
         )
         return self._report
 
-    def _outcomes(self) -> list[tuple[str, Found | Absent | Broken]]:
-        """All probes at once, each in a thread; one that still hangs from an earlier look is not started again."""
-        deadline = time.monotonic() + self._deadline_s
-        for probe in self._probes:
-            look = self._looks.get(probe.name)
-            if look is None or not look.hangs():
-                self._looks[probe.name] = _Look(probe, self._host, self._about.node)
-        return [
-            (probe.name, self._looks[probe.name].outcome(deadline, self._deadline_s))
-            for probe in self._probes
-        ]
+    def _watched(self) -> tuple[object, ...]:
+        """Listings that change when a device comes or goes."""
+        folders = {f for p in self._probes if isinstance(p, LiveProbe) for f in p.watches}
+        return tuple(self._host.list(folder) for folder in sorted(folders))
 
 
-class _Look:
-    """One run of one probe in a daemon thread, which a hanging probe keeps for itself."""
+class _Polls:
+    """Polls probes, each no more often than its cost allows."""
 
-    def __init__(self, probe: Probe, host: Host, node: NodeId) -> None:
-        self._answer: Found | Absent | Broken | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(probe, host, node), daemon=True, name=f"probe-{probe.name}"
-        )
-        self._thread.start()
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._looks = Looks[Mapping[str, Reading]]("poll")
+        self._due: dict[str, float] = {}
+        self._cost: dict[str, float] = {}
+        self._last: dict[str, Mapping[str, Reading]] = {}
 
-    def _run(self, probe: Probe, host: Host, node: NodeId) -> None:
-        try:
-            answer: object = probe.probe(host, node)
-        except (Exception, SystemExit) as error:  # whatever a plugin raises
-            log.warning(PROBE_BROKEN, probe=probe.name, exc_info=True)
-            answer = Broken(reason=f"raised {type(error).__name__}: {error}"[:500])
-        self._answer = _answered(answer)
+    def readings(self, probes: Mapping[str, tuple[LiveProbe, Found]]) -> dict[str, Reading]:
+        now = time.monotonic()
+        due = {
+            name: _poll_call(probe, self._host, found)
+            for name, (probe, found) in probes.items()
+            if now >= self._due.get(name, 0.0) and (found.devices or found.accelerators)
+        }
+        for name, said in self._looks.all(due, POLL_DEADLINE_S).items():
+            self._cost[name] = said.seconds
+            self._due[name] = now + max(POLL_PERIOD_S * 0.9, said.seconds / POLL_SHARE)
+            self._last[name] = _believed(said)
+        return {
+            identity: reading
+            for name in probes
+            for identity, reading in self._last.get(name, {}).items()
+        }
 
-    def hangs(self) -> bool:
-        return self._thread.is_alive()
-
-    def outcome(self, deadline: float, deadline_s: float) -> Found | Absent | Broken:
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return self._answer or Broken(
-            reason=f"no answer within {deadline_s:g} s",
-            hint="run the vendor's own tool on the node; if it hangs too, its driver does",
+    def costs(self) -> tuple[Poll, ...]:
+        return tuple(
+            Poll(probe=name, cost_s=round(cost, 4), period_s=max(POLL_PERIOD_S, cost / POLL_SHARE))
+            for name, cost in sorted(self._cost.items())
         )
 
 
-def _answered(answer: object) -> Found | Absent | Broken:
-    """The answer, if it has the shape that it promises."""
-    if isinstance(answer, (Absent, Broken)):
-        return answer
-    if not isinstance(answer, Found):
-        return Broken(reason=f"answered {type(answer).__name__}, not Found, Absent or Broken")
-    for name in ("devices", "classes", "broken"):
-        if not isinstance(getattr(answer, name), tuple):
-            return Broken(reason=f"{name} of its answer is not a tuple")
-    return answer
+class _Kept:
+    """Devices with their health from one look to the next; one that is gone stays, as lost."""
+
+    def __init__(self) -> None:
+        self.devices: tuple[Device, ...] = ()
+        self.facts: tuple[DeviceFacts, ...] = ()
+        self._conditions: dict[DeviceId, Condition] = {}
+        self._devices: dict[DeviceId, Device] = {}
+        self._facts: dict[DeviceId, DeviceFacts] = {}
+        self._owner: dict[DeviceId, str] = {}
+
+    def unsettled(self) -> bool:
+        """Whether a device is out of sight and not given up yet."""
+        return any(
+            c.out_of_sight is not None and c.health is not Health.LOST
+            for c in self._conditions.values()
+        )
+
+    def see(
+        self,
+        made: Assembly,
+        readings: Mapping[str, Reading],
+        silent: Mapping[str, str],
+        now: float,
+    ) -> None:
+        seen = {d.id: d for d in made.devices}
+        self._devices = {**self._devices, **seen}
+        self._facts = {**self._facts, **made.facts}
+        self._owner = {**self._owner, **made.owner}
+        for name, device in self._devices.items():
+            sight = self._sight(device, seen, made, readings, silent)
+            self._conditions[name] = observed(self._conditions.get(name), sight, now)
+        order = [*seen, *(name for name in self._devices if name not in seen)]
+        self.devices = tuple(map(self._shown, order))
+        self.facts = tuple(self._fact(name) for name in order if name in self._facts)
+
+    def _sight(
+        self,
+        device: Device,
+        seen: Mapping[DeviceId, Device],
+        made: Assembly,
+        readings: Mapping[str, Reading],
+        silent: Mapping[str, str],
+    ) -> Sight:
+        why = silent.get(self._owner[device.id])
+        if why is not None:
+            return Sight(silent=True, evidence=(f"its probe does not answer: {why}",))
+        if device.id not in seen:
+            return Sight()
+        facts = self._facts.get(device.id)
+        one = made.accelerators.get(device.id)
+        return Sight(
+            health=device.health,
+            evidence=one.evidence if one is not None else (),
+            reading=readings.get(device.identity) if device.identity else None,
+            temperature_limit_c=facts.temperature_limit_c if facts is not None else None,
+        )
+
+    def _shown(self, name: DeviceId) -> Device:
+        condition = self._conditions[name]
+        return dataclasses.replace(
+            self._devices[name], health=condition.health, speed=condition.speed
+        )
+
+    def _fact(self, name: DeviceId) -> DeviceFacts:
+        condition = self._conditions[name]
+        return dataclasses.replace(
+            self._facts[name], evidence=condition.evidence, resets=condition.resets
+        )
 
 
-def _failures(outcomes: Sequence[tuple[str, Found | Absent | Broken]]) -> Iterator[BrokenProbe]:
-    for name, outcome in outcomes:
+def _call(probe: Probe, host: Host, node: NodeId) -> Callable[[], object]:
+    return lambda: probe.probe(host, node)
+
+
+def _poll_call(probe: LiveProbe, host: Host, found: Found) -> Callable[[], Mapping[str, Reading]]:
+    return lambda: probe.poll(host, found)
+
+
+def _outcome(said: Outcome[object], deadline_s: float) -> Found | Absent | Broken:
+    if said.hangs:
+        return Broken(reason=f"no answer within {deadline_s:g} s", hint=HANG_HINT)
+    if said.raised:
+        return Broken(reason=said.raised)
+    return answered(said.answer)
+
+
+def _believed(said: Outcome[Mapping[str, Reading]]) -> Mapping[str, Reading]:
+    answer: object = said.answer
+    if not isinstance(answer, Mapping):
+        return {}
+    return {i: r for i, r in answer.items() if isinstance(i, str) and isinstance(r, Reading)}
+
+
+def _failures(outcomes: Mapping[str, Found | Absent | Broken]) -> Iterator[BrokenProbe]:
+    for name, outcome in outcomes.items():
         parts: tuple[Broken, ...] = ()
         if isinstance(outcome, Broken):
             parts = (outcome,)
         elif isinstance(outcome, Found):
             parts = outcome.broken
         yield from (BrokenProbe(name=name, reason=p.reason, hint=p.hint) for p in parts)
-
-
-def _trusted(
-    node: NodeId, found: Sequence[tuple[str, Found]]
-) -> tuple[tuple[Device, ...], tuple[BrokenProbe, ...]]:
-    """The devices that make sense, and one entry for each value that does not."""
-    kept: list[Device] = []
-    dropped: list[BrokenProbe] = []
-    ids: set[str] = set()
-    identities: set[str] = set()
-    for name, outcome in found:
-        for device in outcome.devices[:MOST_DEVICES]:
-            flaw = _flaw(node, device) or _repeats(device, ids, identities)
-            if flaw:
-                dropped.append(BrokenProbe(name=name, reason=flaw))
-                continue
-            kept.append(device)
-            ids.add(device.id)
-            identities.add(device.identity)
-        if len(outcome.devices) > MOST_DEVICES:
-            reason = f"{len(outcome.devices)} devices; only {MOST_DEVICES} are believed"
-            dropped.append(BrokenProbe(name=name, reason=reason))
-        dropped += [
-            BrokenProbe(name=name, reason=f) for f in map(_flaw_of_class, outcome.classes) if f
-        ]
-    return tuple(kept), tuple(dropped)
-
-
-def _flaw(node: NodeId, device: object) -> str | None:
-    """Why a device is not believed. Types are checked at run time: probes may be anybody's code."""
-    if not isinstance(device, Device):
-        return f"{type(device).__name__} is not a Device"
-    what = f"device {device.id!r}"
-    if not all(
-        isinstance(getattr(device, f), str) for f in ("id", "device_class", "identity", "handle")
-    ):
-        return f"{what}: a name that is not a text"
-    if device.node != node or not device.id.startswith(f"{node}/") or not device.device_class:
-        return f"{what} with class {device.device_class!r} is not a device of node {node}"
-    if not isinstance(device.health, Health):
-        return f"{what}: health {device.health!r} is unknown"
-    for name, most in (("memory_bytes", MOST_MEMORY_BYTES), ("shares", MOST_SHARES)):
-        value = getattr(device, name)
-        if type(value) is not int or not 0 < value <= most:
-            return f"{what}: {name} {value!r} is not a whole number of 1 to {most}"
-    return None
-
-
-def _repeats(device: Device, ids: set[str], identities: set[str]) -> str | None:
-    if device.id in ids:
-        return f"device {device.id!r} was reported twice"
-    if device.identity and device.identity in identities:
-        return f"device {device.id!r} has the identity {device.identity!r} of another"
-    return None
-
-
-def _flaw_of_class(given: object) -> str | None:
-    if not isinstance(given, DeviceClass):
-        return f"{type(given).__name__} is not a DeviceClass"
-    try:
-        figures = [value for _, value in given.flops]
-    except (TypeError, ValueError):
-        return f"device class {given.name!r}: flops are not pairs of dtype and number"
-    figures += [getattr(given, f.name) for f in dataclasses.fields(given) if f.type in _NUMERIC]
-    if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in figures):
-        return f"device class {given.name!r} has a negative or infinite figure"
-    return None

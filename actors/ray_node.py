@@ -15,13 +15,15 @@ from ray._private.worker import global_worker
 
 from placement.catalog import catalog
 from placement.devices import Health
+from placement.errors import ShardyardError
 
 from .host import RealHost
 from .logs import configure, log_path, tail
 from .names import CONTROLLER, NAMESPACE
 from .node_watch import NodeWatch
 from .prober import prober_of_this_node
-from .report import NodeReport
+from .ray_gauges import DeviceGauges
+from .report import NodeReport, Renewal
 from .slot import DEVICE_PREFIX, EMULATED_SUFFIX, class_resource, device_resource
 from .sources import resolve
 
@@ -36,25 +38,32 @@ def declared_resources(report: NodeReport) -> dict[str, float]:
 
     A device that is not healthy is declared with 0, so that nothing new can claim it.
     """
-    amounts = {
-        device_resource(report.node, d.id): float(d.shares if d.health is Health.HEALTHY else 0)
-        for d in report.devices
-    }
+    shares = {d.id: d.shares if d.health is Health.HEALTHY else 0 for d in report.devices}
+    amounts = {device_resource(report.node, d.id): float(shares[d.id]) for d in report.devices}
     totals = Counter[str]()
     for device in report.devices:
-        totals[class_resource(device.device_class, emulated=device.emulated)] += device.shares
+        totals[class_resource(device.device_class, emulated=device.emulated)] += shares[device.id]
     return {**amounts, **{name: float(count) for name, count in totals.items()}}
 
 
 class _NodeAgent:
-    """One per Ray node, pinned to it. `incarnation` is Ray's id of the node."""
+    """One per Ray node, pinned to it.
 
-    def __init__(self, incarnation: str) -> None:
+    Args:
+        incarnation: Ray's id of the node.
+        token: proves to the controller that a report is this node's own.
+    """
+
+    def __init__(self, incarnation: str, token: str) -> None:
         configure(log_path(f"agent-{incarnation[:12]}"))
         self._incarnation = incarnation
+        self._token = token
         self._declared: dict[str, float] = {}
-        prober = prober_of_this_node(RealHost(), incarnation)
-        self._watch = NodeWatch(prober, resolve, on_probed=self._declare)
+        self._told: NodeReport | None = None
+        self._gauges = DeviceGauges()
+        positions = log_path(f"positions-{incarnation[:12]}").with_suffix(".json")
+        prober = prober_of_this_node(RealHost(), incarnation, positions)
+        self._watch = NodeWatch(prober, resolve, on_probed=self._probed)
         self._watch.start()
         threading.Thread(target=self._run, daemon=True, name="report").start()
 
@@ -72,28 +81,52 @@ class _NodeAgent:
         while True:
             self._watch.wait(REPORT_PERIOD_S)
             report = self._watch.report()
-            wanted = self._send(report) if report is not None else None
+            wanted = self._tell(report) if report is not None else None
             if wanted is not None:
                 self._watch.want(wanted)
 
+    def _probed(self, report: NodeReport) -> None:
+        self._declare(report)
+        self._gauges.show(report)
+
     def _declare(self, report: NodeReport) -> None:
-        """Tells Ray what changed. Amounts do not survive the raylet, and neither does this actor."""
+        """Tells Ray what changed. Amounts do not survive the raylet, and neither does this actor.
+
+        Ray ignores that a resource is withdrawn while somebody holds it, so that is said until the device is well.
+        """
         wanted = declared_resources(report)
         gone = {name: 0.0 for name in self._declared if name not in wanted}
-        changed = {n: a for n, a in (wanted | gone).items() if self._declared.get(n) != a}
+        changed = {
+            name: amount
+            for name, amount in (wanted | gone).items()
+            if amount != self._declared.get(name) or (not amount and name.startswith(DEVICE_PREFIX))
+        }
         if changed:
             _resize(self._incarnation, changed)
-            self._declared = wanted
+        if wanted != self._declared:
             log.info("node.declared", node=report.node, resources=changed)
+            self._declared = wanted
 
-    def _send(self, report: NodeReport) -> tuple[str, ...] | None:
+    def _tell(self, report: NodeReport) -> tuple[str, ...] | None:
+        """A whole report when something changed or the controller asks for it, else that the last one holds."""
+        lasting = report.lasting()
+        if lasting == self._told:
+            wanted = self._call("renew", report.renewal())
+            if wanted is not None:
+                return wanted
+        wanted = self._call("report", report)
+        self._told = lasting if wanted is not None else None
+        return wanted
+
+    def _call(self, method: str, said: NodeReport | Renewal) -> tuple[str, ...] | None:
         try:
             controller = ray.get_actor(CONTROLLER, namespace=NAMESPACE)
-            answer: Any = ray.get(controller.report.remote(report), timeout=REPORT_TIMEOUT_S)
-            return tuple(answer)
-        except (ray.exceptions.RayError, ValueError) as error:
-            log.warning("node.report_failed", error=type(error).__name__)
+            call = getattr(controller, method).remote(said, self._token)
+            answer: Any = ray.get(call, timeout=REPORT_TIMEOUT_S)
+        except (ray.exceptions.RayError, ValueError, ShardyardError) as error:
+            log.warning("node.report_failed", error=type(error).__name__, detail=str(error)[:300])
             return None
+        return None if answer is None else tuple(answer)
 
 
 def retract_resources() -> None:

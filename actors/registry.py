@@ -21,6 +21,7 @@ class ReplicaEntry:
         load_ratio: done fraction of loading, 1 when ready.
         emulated: declared devices, emulated engine.
         window: longest sequence in tokens.
+        speed: what its devices reach now of what was planned, 0 to 1; the controller fills it in from their nodes' reports.
         pid: of the Serve replica's process, whose process group holds its engine.
     """
 
@@ -40,3 +41,4 @@ class ReplicaEntry:
     load_ratio: float = 0.0
     emulated: bool = False
     detail: str = ""
+    speed: float = 1.0

@@ -21,6 +21,7 @@ from .errors import EngineCrashed, LoadFailed
 from .generation import Generation, Sink, Text
 from .session import Session
 from .slot import SlotSpec
+from .vendors import visibility
 from .wire import Answer, End, Failure, Open, Reject, State, Welcome
 
 log = structlog.get_logger()
@@ -136,6 +137,7 @@ class Replica:
 
     def _engine_config(self, text: Text) -> EngineConfig:
         slot = self._config.slot
+        given, unset = visibility(slot.family, slot.handles)
         return EngineConfig(
             model_path=self._config.model_path,
             facts=text.facts,
@@ -148,6 +150,8 @@ class Replica:
             eos_ids=tuple(text.eos_ids),
             pace=slot.pace,
             word_ids=tuple(text.word_ids()) if slot.emulated else (),
+            environment=tuple(sorted(given.items())),
+            unset=tuple(sorted(unset)),
         )
 
     def _progress(self, ratio: float) -> None:

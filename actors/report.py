@@ -5,7 +5,7 @@ Decides which facts travel. It must not know how they were found, nor what anybo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from placement.devices import Device, DeviceClass
 from placement.ids import DeviceId, NodeId
@@ -72,6 +72,15 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """What polling a probe's devices costs: seconds of one thread each time, and how often it happens for that."""
+
+    probe: str
+    cost_s: float
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
     """What is known of an accelerator besides what placement needs; see `actors.probe.Accelerator` for the fields.
 
@@ -121,7 +130,7 @@ class NodeReport:
         emulated: its hardware is declared, replayed or a vendor library's stand-in, not found.
         facts: of the accelerators, in the order of `devices`.
         bonds: how they are joined.
-        readings: what the devices do now; changes with every report and decides nothing by itself.
+        readings, polls: what the devices do now and what it costs to know; change all the time, decide nothing.
     """
 
     node: NodeId
@@ -141,6 +150,20 @@ class NodeReport:
     facts: tuple[DeviceFacts, ...] = ()
     bonds: tuple[Bond, ...] = ()
     readings: tuple[tuple[DeviceId, Reading], ...] = ()
+    polls: tuple[Poll, ...] = ()
+
+    def lasting(self) -> NodeReport:
+        """The report without what changes all the time; equal for two reports that say the same."""
+        return replace(self, readings=(), polls=())
+
+    def renewal(self) -> Renewal:
+        """What changes all the time."""
+        return Renewal(
+            node=self.node,
+            incarnation=self.incarnation,
+            readings=self.readings,
+            polls=self.polls,
+        )
 
     def as_node(self) -> Node:
         """The node as placement sees it."""
@@ -154,3 +177,13 @@ class NodeReport:
             engines=self.engines,
             models=self.models,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """A node's word that its last report still holds, with what its devices do now."""
+
+    node: NodeId
+    incarnation: str
+    readings: tuple[tuple[DeviceId, Reading], ...] = ()
+    polls: tuple[Poll, ...] = ()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from placement.demand import Demand
+from placement.devices import Device
 from placement.ids import NodeId
 from placement.plan import Slot
 
@@ -27,6 +29,7 @@ class SlotSpec:
         claims: exclusive Ray resources and how much of each, per stage; stage 0 hosts the replica.
         nodes: one per stage.
         handles: launch handles of the first stage's devices.
+        family: of these devices, as in `vendors.toml`; it selects the variable that tells an engine its devices.
         window: longest sequence in tokens.
         pace: figures of the cost model, kept to by the emulated engine.
     """
@@ -41,6 +44,7 @@ class SlotSpec:
     nodes: tuple[str, ...]
     claims: tuple[tuple[tuple[str, float], ...], ...]
     handles: tuple[str, ...]
+    family: str
     threads: int
     window: int
     concurrency: int
@@ -76,9 +80,10 @@ def class_resource(device_class: str, *, emulated: bool) -> str:
     return device_class + EMULATED_SUFFIX if emulated else device_class
 
 
-def slot_spec(slot: Slot, demand: Demand, handles: dict[str, str]) -> SlotSpec:
-    """Joins a planned slot with its demand. `handles` maps device ids to today's launch handles."""
+def slot_spec(slot: Slot, demand: Demand, devices: Mapping[str, Device]) -> SlotSpec:
+    """Joins a planned slot with its demand and with what its nodes say of the devices today."""
     first = slot.stages[0]
+    mine = [devices[name] for name in first.devices if name in devices]
     on_cpu = first.shares > 1 or first.devices[0].rpartition("/")[2].startswith("cpu")
     predicted = slot.predicted
     return SlotSpec(
@@ -91,7 +96,8 @@ def slot_spec(slot: Slot, demand: Demand, handles: dict[str, str]) -> SlotSpec:
         arithmetic=demand.arithmetic,
         nodes=tuple(slot.nodes),
         claims=tuple(_claims(stage.node, stage.devices, stage.shares) for stage in slot.stages),
-        handles=tuple(handles.get(device, "") for device in first.devices),
+        handles=tuple(device.handle for device in mine),
+        family=next((device.identity.partition(":")[0] for device in mine), ""),
         threads=first.shares * len(first.devices) if on_cpu else 0,
         window=demand.context,
         concurrency=demand.concurrency,

@@ -94,27 +94,25 @@ def family_of(identity: str) -> Family | None:
     return families().get(identity.partition(":")[0])
 
 
-def visibility(
-    family: str, handles: Iterable[str], present: Iterable[str]
-) -> tuple[Mapping[str, str], frozenset[str]]:
+def visibility(family: str, handles: Iterable[str]) -> tuple[Mapping[str, str], frozenset[str]]:
     """What an engine's environment gets and loses so that it sees exactly its devices.
 
     Args:
         family: of its devices; empty for an engine on processors.
-        handles: launch handles of its devices.
-        present: families that the node has; their devices are hidden where something is known to.
+        handles: launch handles of its devices; all others are hidden where something is known to.
 
     Returns:
         Variables to set, and variables to remove.
 
-    >>> visibility("nvidia", ["GPU-1", "GPU-2"], ["nvidia"])[0]
-    {'CUDA_VISIBLE_DEVICES': 'GPU-1,GPU-2'}
-    >>> sorted(visibility("rebellions", ["0"], [])[1])
-    ['RBLN_DEVICES']
+    >>> visibility("nvidia", ["GPU-1", "GPU-2"])[0]["CUDA_VISIBLE_DEVICES"]
+    'GPU-1,GPU-2'
+    >>> given, gone = visibility("rebellions", ["0", "3"])
+    >>> given["RBLN_VISIBLE_DEVICES"], given["CUDA_VISIBLE_DEVICES"], "RBLN_DEVICES" in gone
+    ('0,3', '', True)
     """
     given: dict[str, str] = {}
     gone: set[str] = set()
-    for name in sorted({*present, family} & set(families())):
+    for name in sorted(families()):
         rule = families()[name].visible
         gone.update(rule.clear)
         if name == family and rule.variable:

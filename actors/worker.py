@@ -7,6 +7,7 @@ and its end fails every running sequence at once. It must not know which engine 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import cast
@@ -37,6 +38,12 @@ WORKER_ENDED = "worker.ended"
 LOAD_DEADLINE_S = 900.0
 
 
+def environment(config: EngineConfig) -> dict[str, str]:
+    """The environment of an engine's process: ours, with the devices of the engine and no others in sight."""
+    kept = {name: value for name, value in os.environ.items() if name not in config.unset}
+    return kept | dict(config.environment)
+
+
 class WorkerEngine:
     """See `Engine`. One object hosts one process once; it is not started again after it ended.
 
@@ -61,7 +68,7 @@ class WorkerEngine:
         """See `Engine`."""
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = WorkerProcess(self._target, theirs)
+            self._process = WorkerProcess(self._target, theirs, environment(config))
         log.info(WORKER_STARTED, engine=self.name, pid=self._process.pid)
         self._link = _Link(self.name, self._process, progress)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)

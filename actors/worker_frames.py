@@ -83,6 +83,8 @@ def config_of(payload: bytes) -> EngineConfig:
             "pace": None if pace is None else Pace(**pace),
             "eos_ids": tuple(fields["eos_ids"]),
             "word_ids": tuple(fields["word_ids"]),
+            "environment": tuple((name, value) for name, value in fields["environment"]),
+            "unset": tuple(fields["unset"]),
         }
     )
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 
 CLOSE_DEADLINE_S = 2.0
@@ -28,9 +29,10 @@ class WorkerProcess:
     Args:
         target: what to host, as `module:class`.
         theirs: its end of the socket; the caller closes its own copy.
+        env: its environment, to which the path of our packages is added.
     """
 
-    def __init__(self, target: str, theirs: socket.socket) -> None:
+    def __init__(self, target: str, theirs: socket.socket, env: Mapping[str, str]) -> None:
         descriptor = theirs.fileno()
         # `-P` keeps a user's folder called `actors/` in the working directory from standing in for ours.
         self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -47,7 +49,7 @@ class WorkerProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(descriptor,),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])},
+            env={**env} | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])},
         )
         self.pid = self._popen.pid
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)

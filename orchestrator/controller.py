@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import assert_never
 
 import structlog
 
-from actors.report import NodeReport
+from actors.agent_token import is_agent
+from actors.report import NodeReport, Renewal
 from placement.catalog import classes_of
 from placement.demand import App
 from placement.plan import Infeasible, Plan
@@ -20,9 +22,11 @@ from placement.problem import Problem
 from placement.solve import solve
 
 from .actions import Action, Solve, StartAgent, StartSlot, StopSlot
+from .errors import ControlError
 from .events import (
     AgentStarted,
     Event,
+    NodeRenewed,
     NodeReported,
     NodeSilent,
     NodesObserved,
@@ -40,7 +44,7 @@ from .ports import Clock, Cluster, Deployments, Desired, Journal
 from .reconcile import missing_reports, reconcile, start_deadline
 from .routing.replicas import ModelEntry, RegistryTable, ReplicaEntry
 from .spec import check_device_classes, parse_app
-from .state import State, apply, inventory
+from .state import State, apply, inventory, speed_of
 
 log = structlog.get_logger()
 
@@ -60,6 +64,7 @@ class Controller:
 
     Args:
         code: hash of the packages that every node must run; "" = any.
+        agent_secret: from which the agents' tokens are made; "" = every report is believed to be its node's own.
     """
 
     def __init__(
@@ -70,11 +75,13 @@ class Controller:
         journal: Journal,
         clock: Clock,
         code: str = "",
+        agent_secret: str = "",
     ) -> None:
         self._cluster = cluster
         self._deployments = deployments
         self._journal = journal
         self._clock = clock
+        self._agent_secret = agent_secret
         self._changed = asyncio.Condition()
         self._asked: App | None = None
         self._created: dict[str, int] = {}
@@ -228,14 +235,41 @@ class Controller:
 
     # -- what nodes and replicas tell ---------------------------------------------------------------------------
 
-    async def report(self, report: NodeReport) -> tuple[str, ...]:
-        """A node's agent renews its lease; answered with the model sources it shall look for."""
+    async def report(self, report: NodeReport, token: str = "") -> tuple[str, ...]:
+        """A node's agent tells all that it knows; answered with the model sources it shall look for.
+
+        A report that speaks of other nodes' devices is not taken; `state.refused` says why.
+
+        Raises:
+            ControlError: the token is not that node's agent's.
+        """
+        self._require_agent(report, token)
         before = self.state.generation
         self._apply(NodeReported(report=report, at=self._clock.now()))
+        why = self.state.refused.get(report.incarnation)
+        if why is not None:
+            log.warning("report.refused", node=report.node, reason=why)
         if self.state.generation != before:
             log.info("node.changed", node=report.node, generation=self.state.generation)
             await self._notify()
         return self.wanted_sources()
+
+    async def renew(self, renewal: Renewal, token: str = "") -> tuple[str, ...] | None:
+        """A node's agent renews its lease; None = the whole report is needed. Raises as `report`."""
+        self._require_agent(renewal, token)
+        known = self.state.nodes.get(renewal.node)
+        if known is None or known.report.incarnation != renewal.incarnation:
+            return None
+        self._apply(NodeRenewed(renewal=renewal, at=self._clock.now()))
+        return self.wanted_sources()
+
+    def _require_agent(self, said: NodeReport | Renewal, token: str) -> None:
+        if not is_agent(self._agent_secret, said.incarnation, token):
+            log.warning("report.forged", node=said.node, incarnation=said.incarnation)
+            raise ControlError(
+                f"this report of {said.node} does not come from the agent of that node",
+                hint="only agents that the controller started may report",
+            )
 
     async def register(self, entry: ReplicaEntry) -> None:
         """A replica renews its row of the registry."""
@@ -288,7 +322,10 @@ class Controller:
             )
             for demand in (state.app.demands if state.app is not None else ())
         )
-        rows = tuple(state.replicas[slot].entry for slot in sorted(state.replicas))
+        rows = tuple(
+            replace(state.replicas[slot].entry, speed=speed_of(state, slot))
+            for slot in sorted(state.replicas)
+        )
         return RegistryTable(version=state.registry_version, models=models, replicas=rows)
 
     def _problem_of(self, model: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.report import NodeReport
+from actors.report import NodeReport, Renewal
 from placement.demand import App
 from placement.plan import Infeasible, Plan
 
@@ -41,6 +41,14 @@ class NodeReported:
     """A node's agent renewed its lease; `report` is what the planner trusts."""
 
     report: NodeReport
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRenewed:
+    """A node's agent said that its last report still holds."""
+
+    renewal: Renewal
     at: float
 
 
@@ -126,6 +134,7 @@ Event = (
     | NodesObserved
     | AgentStarted
     | NodeReported
+    | NodeRenewed
     | NodeSilent
     | Solved
     | PlanRestored

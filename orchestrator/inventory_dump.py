@@ -127,6 +127,9 @@ def _group_yaml(
     unhealthy = [k for k, device in enumerate(group) if device.health is not Health.HEALTHY]
     if unhealthy:
         entry["unhealthy"] = unhealthy
+    throttled = {k: device.speed for k, device in enumerate(group) if device.speed < 1.0}
+    if throttled:
+        entry["throttled"] = throttled
     if first.device_class in own and own[first.device_class].endpoint is not None:
         return entry | _endpoint_yaml(first, own[first.device_class])
     known = own.get(first.device_class) or catalog().get(first.device_class)

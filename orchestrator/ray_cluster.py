@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.agent_token import agent_token
 from actors.names import AGENT_PREFIX, NAMESPACE
 from actors.ray_node import NodeAgent
 
@@ -78,7 +79,14 @@ def living_nodes() -> list[dict[str, Any]]:
 
 
 class RayCluster:
-    """The nodes of the cluster that this process is connected to."""
+    """The nodes of the cluster that this process is connected to.
+
+    Args:
+        agent_secret: from which each agent's token is made.
+    """
+
+    def __init__(self, agent_secret: str = "") -> None:
+        self._agent_secret = agent_secret
 
     async def incarnations(self) -> frozenset[str]:
         """Ray's ids of the living nodes."""
@@ -87,7 +95,10 @@ class RayCluster:
 
     async def start_agent(self, incarnation: str) -> None:
         """Starts the agent of a node, pinned to it; one that runs already is kept."""
-        await with_deadline(lambda: _start_agent(incarnation), f"agent on {incarnation[:12]}")
+        token = agent_token(self._agent_secret, incarnation)
+        await with_deadline(
+            lambda: _start_agent(incarnation, token), f"agent on {incarnation[:12]}"
+        )
 
     async def agent_call(self, incarnation: str, method: str, *args: object) -> Any:
         """Calls a method of a node's agent."""
@@ -99,7 +110,7 @@ class RayCluster:
         return await with_deadline(call, f"{method} on {incarnation[:12]}")
 
 
-def _start_agent(incarnation: str) -> None:
+def _start_agent(incarnation: str, token: str) -> None:
     NodeAgent.options(
         name=AGENT_PREFIX + incarnation[:12],
         namespace=NAMESPACE,
@@ -109,4 +120,4 @@ def _start_agent(incarnation: str) -> None:
         max_restarts=-1,
         max_concurrency=4,
         scheduling_strategy=NodeAffinitySchedulingStrategy(incarnation, soft=False),
-    ).remote(incarnation)
+    ).remote(incarnation, token)

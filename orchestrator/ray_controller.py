@@ -16,7 +16,7 @@ import structlog
 from actors.logs import configure, log_path, tail
 from actors.names import CONTROLLER, GATEWAY_PREFIX
 from actors.ray_replica import ReplicaJoin
-from actors.report import NodeReport
+from actors.report import NodeReport, Renewal
 from actors.versions import versions
 from placement.errors import SpecError
 
@@ -60,7 +60,7 @@ class _ControllerHost:
     def __init__(self, config: ControllerConfig) -> None:
         configure(log_path("controller"))
         self._config = config
-        self._cluster = RayCluster()
+        self._cluster = RayCluster(config.token)
         self._controller: Controller | None = None
         self._starting = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
@@ -86,6 +86,7 @@ class _ControllerHost:
             journal=FileJournal(Path(config.state_dir) / JOURNAL),
             clock=WallClock(),
             code=versions().code,
+            agent_secret=config.token,
         )
         controller.restore()
         api = ControlApi(controller, self._logs, {**config.facts, "controller_pid": os.getpid()})
@@ -137,9 +138,14 @@ class _ControllerHost:
             return self._controller
 
     @ray.method
-    async def report(self, report: NodeReport) -> tuple[str, ...]:
+    async def report(self, report: NodeReport, token: str) -> tuple[str, ...]:
+        """A node's agent tells all that it knows."""
+        return await (await self._ready()).report(report, token)
+
+    @ray.method
+    async def renew(self, renewal: Renewal, token: str) -> tuple[str, ...] | None:
         """A node's agent renews its lease."""
-        return await (await self._ready()).report(report)
+        return await (await self._ready()).renew(renewal, token)
 
     @ray.method
     async def register(self, entry: ReplicaEntry) -> None:

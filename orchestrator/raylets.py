@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actors.logs import LOGS_ENV
 from actors.names import EMULATE_ENV, NODE_ENV, NODE_LABEL, RACK_ENV, RACK_LABEL, RUN_ENV
+from actors.vendors import families
 
 OBJECT_STORE_BYTES = 100 * 1024**2
 """Tokens never pass through Ray's object store; it only carries small arguments."""
@@ -71,6 +72,7 @@ def ray_environment(
             "RAY_health_check_failure_threshold": "3",
             "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
             "RAY_SERVE_LOG_TO_STDERR": "0",
+            **{family.ray.noset: "1" for family in families().values() if family.ray is not None},
         }
     )
     # Ray 2.60 switches authentication on by itself when it finds a token in the home folder.

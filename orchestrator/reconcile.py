@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actors.slot import SlotSpec, slot_spec
+from placement.devices import Device, Health
 from placement.plan import Plan, Slot
 
 from .actions import Action, Solve, StartAgent, StartSlot, StopSlot
@@ -44,9 +45,9 @@ def wanted_slots(state: State) -> dict[str, tuple[SlotSpec, tuple[str, ...]]]:
     if state.app is None or state.plan is None:
         return {}
     demands = {demand.id: demand for demand in state.app.demands}
-    handles = _handles(state)
+    devices = _devices(state)
     return {
-        slot.id: (slot_spec(slot, demands[slot.model], handles), tuple(slot.devices))
+        slot.id: (slot_spec(slot, demands[slot.model], devices), tuple(slot.devices))
         for slot in _surviving(state, state.plan)
         if slot.model in demands
     }
@@ -58,14 +59,13 @@ def missing_reports(state: State) -> frozenset[str]:
     return state.incarnations - reported - set(state.refused)
 
 
-def _handles(state: State) -> dict[str, str]:
-    return {
-        device.id: device.handle for node in state.nodes.values() for device in node.report.devices
-    }
+def _devices(state: State) -> dict[str, Device]:
+    return {device.id: device for node in state.nodes.values() for device in node.report.devices}
 
 
 def _surviving(state: State, plan: Plan) -> Iterator[Slot]:
-    present = {device.id for node in state.nodes.values() for device in node.report.devices}
+    devices = _devices(state).values()
+    present = {device.id for device in devices if device.health is not Health.LOST}
     for slot in plan.slots:
         if all(device in present for device in slot.devices):
             yield slot

@@ -11,12 +11,14 @@ from typing import Literal, TypeVar, assert_never
 
 from actors.report import NodeReport
 from placement.demand import App
+from placement.devices import Health
 from placement.inventory import Inventory, Node
 from placement.plan import Infeasible, Plan
 
 from .events import (
     AgentStarted,
     Event,
+    NodeRenewed,
     NodeReported,
     NodeSilent,
     NodesObserved,
@@ -30,6 +32,7 @@ from .events import (
     Solved,
     SpecApplied,
 )
+from .reports import foreign_readings, refusal, without_claimed
 from .routing.replicas import ReplicaEntry
 
 T = TypeVar("T")
@@ -145,7 +148,7 @@ def apply(state: State, event: Event) -> State:
     match event:
         case SpecApplied() | Solved() | PlanRestored():
             return _desired_changed(state, event)
-        case NodesObserved() | AgentStarted() | NodeReported() | NodeSilent():
+        case NodesObserved() | AgentStarted() | NodeReported() | NodeRenewed() | NodeSilent():
             return _nodes_changed(state, event)
         case SlotStarted() | SlotStopping() | SlotFailed() | SlotsObserved():
             return _slots_changed(state, event)
@@ -168,7 +171,7 @@ def _desired_changed(state: State, event: SpecApplied | Solved | PlanRestored) -
 
 
 def _nodes_changed(
-    state: State, event: NodesObserved | AgentStarted | NodeReported | NodeSilent
+    state: State, event: NodesObserved | AgentStarted | NodeReported | NodeRenewed | NodeSilent
 ) -> State:
     match event:
         case NodesObserved():
@@ -177,6 +180,8 @@ def _nodes_changed(
             return replace(state, agents={**state.agents, event.incarnation: event.at})
         case NodeReported():
             return _node_reported(state, event)
+        case NodeRenewed():
+            return _node_renewed(state, event)
         case NodeSilent():
             return _with_nodes(state, _without(state.nodes, event.node))
 
@@ -217,10 +222,36 @@ def _without(mapping: Mapping[str, T], key: str) -> Mapping[str, T]:
 
 def _with_nodes(state: State, nodes: Mapping[str, NodeState]) -> State:
     """Takes over the nodes; a new generation only when something that placement sees has changed."""
-    before = tuple(state.nodes[name].report.as_node() for name in sorted(state.nodes))
-    after = tuple(nodes[name].report.as_node() for name in sorted(nodes))
-    generation = state.generation + (before != after)
-    return replace(state, nodes=nodes, generation=generation)
+    before = tuple(_planned(state.nodes[name].report) for name in sorted(state.nodes))
+    after = tuple(_planned(nodes[name].report) for name in sorted(nodes))
+    if before == after:
+        return replace(state, nodes=nodes)
+    # Routers prefer replicas whose devices are well, so they look again, too.
+    return _bump(replace(state, nodes=nodes, generation=state.generation + 1))
+
+
+FAILING_SPEED = 0.25
+"""What a router makes of a replica on a device that gets no new work: others go first until the plan has moved it."""
+
+
+def speed_of(state: State, slot: str) -> float:
+    """What the devices of a slot reach now of what was planned: the slowest counts."""
+    known = state.slots.get(slot)
+    mine = set(known.devices) if known is not None else set[str]()
+    found = (d for node in state.nodes.values() for d in node.report.devices if d.id in mine)
+    speeds = (d.speed if d.health is Health.HEALTHY else FAILING_SPEED for d in found)
+    return min(speeds, default=1.0)
+
+
+def _planned(report: NodeReport) -> Node:
+    """What plans depend on: of a device that gets no work it does not matter why."""
+    node = report.as_node()
+    if all(d.health in (Health.HEALTHY, Health.LOST) for d in node.devices):
+        return node
+    devices = tuple(
+        d if d.health is Health.HEALTHY else replace(d, health=Health.LOST) for d in node.devices
+    )
+    return replace(node, devices=devices)
 
 
 def _nodes_observed(state: State, event: NodesObserved) -> State:
@@ -239,8 +270,25 @@ def _node_reported(state: State, event: NodeReported) -> State:
         # Two living nodes claim one name; the first keeps it until it leaves.
         why = f"another living node is called {report.node} too"
         return replace(state, refused={**state.refused, report.incarnation: why})
-    seen = NodeState(report=report, seen_at=event.at)
-    return _with_nodes(state, {**state.nodes, report.node: seen})
+    why = refusal(report)
+    if why:
+        return replace(state, refused={**state.refused, report.incarnation: why})
+    others = (node.report for name, node in state.nodes.items() if name != report.node)
+    seen = NodeState(report=without_claimed(report, others), seen_at=event.at)
+    accepted = replace(state, refused=_without(state.refused, report.incarnation))
+    return _with_nodes(accepted, {**state.nodes, report.node: seen})
+
+
+def _node_renewed(state: State, event: NodeRenewed) -> State:
+    renewal = event.renewal
+    known = state.nodes.get(renewal.node)
+    if known is None or known.report.incarnation != renewal.incarnation:
+        return state
+    if foreign_readings(renewal, known.report):
+        return state
+    report = replace(known.report, readings=renewal.readings, polls=renewal.polls)
+    renewed = NodeState(report=report, seen_at=event.at)
+    return replace(state, nodes={**state.nodes, renewal.node: renewed})
 
 
 def _solved(state: State, event: Solved) -> State:

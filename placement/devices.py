@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -83,6 +83,7 @@ class DeviceClass:
         price_per_hour: per share, in the user's currency.
         source: where the figures come from.
         recalled: names of the catalog's figures that were recalled or assumed, not read in a source.
+        speed: fraction of the class's own rates that `flops` and the bandwidths here are; below 1 for throttled devices.
         endpoint: what a class of kind `remote` is; its devices have one share per sequence that they take at once.
     """
 
@@ -104,7 +105,29 @@ class DeviceClass:
     load_bytes_per_s: float = 1e9
     source: str = ""
     recalled: tuple[str, ...] = ()
+    speed: float = 1.0
     endpoint: Endpoint | None = None
+
+
+def at_speed(device_class: DeviceClass, speed: float) -> DeviceClass:
+    """The class with the rates that its devices reach at a fraction of their clock; memory and power stay.
+
+    >>> gpu = DeviceClass(name="G", vendor="v", kind=Kind.GPU, memory_bytes=1, bandwidth_bytes_per_s=8.0,
+    ...                   flops=(("fp16", 4.0),), power_w=1.0)
+    >>> half = at_speed(gpu, 0.5)
+    >>> half.bandwidth_bytes_per_s, half.flops, at_speed(half, 1.0) == gpu
+    (4.0, (('fp16', 2.0),), True)
+    """
+    if speed == device_class.speed:
+        return device_class
+    factor = speed / device_class.speed
+    return replace(
+        device_class,
+        bandwidth_bytes_per_s=device_class.bandwidth_bytes_per_s * factor,
+        bandwidth_cap_bytes_per_s=device_class.bandwidth_cap_bytes_per_s * factor,
+        flops=tuple((dtype, rate * factor) for dtype, rate in device_class.flops),
+        speed=speed,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

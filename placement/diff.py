@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .demand import App, Demand
-from .devices import Health
+from .devices import Device, Health
 from .ids import DeviceId, ModelId, NodeId, SlotId, model_of
 from .inventory import Inventory
 from .plan import Change, Plan, Slot
@@ -96,12 +96,12 @@ class _Causes:
     inventory: Inventory | None
     before_app: App | None
     app: App | None
-    _health: dict[DeviceId, Health] = field(default_factory=dict[DeviceId, Health])
+    _devices: dict[DeviceId, Device] = field(default_factory=dict[DeviceId, Device])
     _taken: dict[DeviceId, list[SlotId]] = field(default_factory=dict[DeviceId, list[SlotId]])
 
     def __post_init__(self) -> None:
         for node in self.inventory.nodes if self.inventory else ():
-            self._health.update((device.id, device.health) for device in node.devices)
+            self._devices.update((device.id, device) for device in node.devices)
         for slot in self.after.slots:
             for device in slot.devices:
                 self._taken.setdefault(device, []).append(slot.id)
@@ -139,11 +139,13 @@ class _Causes:
                 why = f" ({node.cordon_reason})" if node.cordon_reason else ""
                 yield f"node {name} is cordoned{why}"
         for device in slot.devices:
-            health = self._health.get(device)
-            if health is None:
+            now = self._devices.get(device)
+            if now is None:
                 yield f"device {device} is gone"
-            elif health is not Health.HEALTHY:
-                yield f"device {device} is {health}"
+            elif now.health is not Health.HEALTHY:
+                yield f"device {device} is {now.health}"
+            elif now.speed < 1.0:
+                yield f"device {device} is throttled to {now.speed:.0%} of its speed"
 
     def _changed_keys(self, model: ModelId) -> list[str]:
         """Keys of the model's part of the spec that differ, then those of all models."""

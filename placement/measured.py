@@ -11,7 +11,7 @@ from dataclasses import replace
 from .calibration import Calibration, Point, Scales, scales
 from .catalog import EngineFacts
 from .demand import Demand, Rate
-from .devices import DeviceClass
+from .devices import DeviceClass, at_speed
 from .ids import ModelId
 from .layout import Layout
 from .modelspec import ModelSpec
@@ -28,12 +28,13 @@ def measured_scales(
     """The factors for one point; the same for every demand of that model with that layout.
 
     Args:
-        device_class, engine: those that `point` names.
+        device_class, engine: those that `point` names. What was measured ran at full speed, so a throttled device's
+            figures are corrected by the same factors.
     """
     return scales(
         calibrations,
         point,
-        lambda found: expected(found, device_class, engine),
+        lambda found: expected(found, at_speed(device_class, 1.0), engine),
         class_uncertainty=device_class.uncertainty,
     )
 

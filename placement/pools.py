@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .catalog import classes_of
 from .constraint import Block, Pool
 from .demand import Demand
-from .devices import Device, DeviceClass, Health
+from .devices import Device, DeviceClass, Health, at_speed
 from .ids import ModelId, NodeId
 from .inventory import Artifact, Inventory, Node
 from .plan import Rejection
@@ -24,17 +24,19 @@ class _Key:
     memory_bytes: int
     shares: int
     emulated: bool
+    speed: float
     engines: frozenset[str] | None
     artifacts: frozenset[Artifact]
     models: frozenset[ModelId]
 
-    def order(self) -> tuple[str, int, int, bool, list[str], list[str], list[str]]:
-        """A fixed order over keys, large devices first."""
+    def order(self) -> tuple[str, int, int, bool, float, list[str], list[str], list[str]]:
+        """A fixed order over keys, large and fast devices first."""
         return (
             self.device_class,
             -self.memory_bytes,
             -self.shares,
             self.emulated,
+            -self.speed,
             sorted(self.engines or ()),
             sorted(map(str, self.artifacts)),
             sorted(self.models),
@@ -81,11 +83,17 @@ def collapse(
     groups: dict[_Key, list[tuple[Node, Device]]] = defaultdict(list)
     for node, models in _users(demands, inventory, refused):
         artifacts = frozenset(node.artifacts)
-        keys: dict[tuple[str, int, int, bool], _Key] = {}
+        keys: dict[tuple[str, int, int, bool, float], _Key] = {}
         for device in node.devices:
             if device.health is not Health.HEALTHY:
                 continue
-            kind = (device.device_class, device.memory_bytes, device.shares, device.emulated)
+            kind = (
+                device.device_class,
+                device.memory_bytes,
+                device.shares,
+                device.emulated,
+                device.speed,
+            )
             if kind not in keys:
                 keys[kind] = _key(node, device, models, artifacts)
             groups[keys[kind]].append((node, device))
@@ -95,7 +103,8 @@ def collapse(
         device_class = key.device_class
         counts[device_class] += 1
         suffix = f"#{counts[device_class]}" if counts[device_class] > 1 else ""
-        pools.append(_pool(device_class + suffix, classes[device_class], key, groups[key]))
+        figures = at_speed(classes[device_class], key.speed)
+        pools.append(_pool(device_class + suffix, figures, key, groups[key]))
     return tuple(pools)
 
 
@@ -121,6 +130,7 @@ def _key(
         memory_bytes=device.memory_bytes,
         shares=device.shares,
         emulated=device.emulated,
+        speed=device.speed,
         engines=node.engines,
         artifacts=artifacts,
         models=models,

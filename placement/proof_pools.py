@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .catalog import classes_of
 from .demand import App, Demand
-from .devices import Device, DeviceClass, Health
+from .devices import Device, DeviceClass, Health, at_speed
 from .ids import DeviceId, ModelId, NodeId
 from .inventory import Artifact, Inventory, Node
 
@@ -62,8 +62,10 @@ class Pool:
         return max(len(block.devices) for block in self.blocks)
 
 
-_Kin = tuple[str, int, int, bool, frozenset[str] | None, frozenset[Artifact], frozenset[ModelId]]
-"""Class, memory, shares, emulated, engines, artifacts, models: all that a rule may look at."""
+_Kin = tuple[
+    str, int, int, bool, float, frozenset[str] | None, frozenset[Artifact], frozenset[ModelId]
+]
+"""Class, memory, shares, emulated, speed, engines, artifacts, models: all that a rule may look at."""
 
 
 def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
@@ -75,7 +77,7 @@ def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
         for device in node.devices:
             if device.health is Health.HEALTHY:
                 kin = (device.device_class, device.memory_bytes, device.shares, device.emulated)
-                members[*kin, node.engines, artifacts, models].append((node, device))
+                members[*kin, device.speed, node.engines, artifacts, models].append((node, device))
     made: list[Pool] = []
     for kin in sorted(members, key=_order):
         number = 1 + sum(pool.device_class.name == kin[0] for pool in made)
@@ -84,21 +86,21 @@ def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
 
 
 def _order(kin: _Kin) -> tuple[object, ...]:
-    name, memory, shares, emulated, engines, artifacts, models = kin
+    name, memory, shares, emulated, speed, engines, artifacts, models = kin
     written = sorted(map(str, artifacts))
-    return name, -memory, -shares, emulated, sorted(engines or ()), written, sorted(models)
+    return name, -memory, -shares, emulated, -speed, sorted(engines or ()), written, sorted(models)
 
 
 def _pool(
     kin: _Kin, number: int, classes: Mapping[str, DeviceClass], members: list[tuple[Node, Device]]
 ) -> Pool:
-    name, memory, shares, emulated, engines, artifacts, models = kin
+    name, memory, shares, emulated, speed, engines, artifacts, models = kin
     islands: dict[tuple[str, int], list[tuple[Node, Device]]] = defaultdict(list)
     for node, device in members:
         islands[node.id, device.island].append((node, device))
     return Pool(
         name=name if number == 1 else f"{name}#{number}",
-        device_class=classes[name],
+        device_class=at_speed(classes[name], speed),
         memory_bytes=memory,
         shares=shares,
         emulated=emulated,

@@ -10,7 +10,7 @@ from math import ceil, isclose
 
 from .catalog import EMULATED, EngineFacts, classes_of, engines_for
 from .demand import Demand
-from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health, Kind
+from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health, Kind, at_speed
 from .ids import DeviceId, NodeId, slot_id
 from .inventory import Artifact, Inventory, Node
 from .layout import Layout
@@ -40,6 +40,8 @@ def slot_faults(ground: Ground, demand: Demand, slot: Slot) -> Iterator[str]:
     """Faults of one slot. Later checks rely on earlier ones, so the first group that fails ends it."""
     facts = facts_of(demand, ground.inventory)
     device_class = ground.classes.get(slot.device_class)
+    if device_class is not None:
+        device_class = at_speed(device_class, _speed(ground, slot))
     if facts is None or device_class is None:
         yield "its model or its device class is unknown"
         return
@@ -96,6 +98,8 @@ def _places(ground: Ground, demand: Demand, slot: Slot) -> Iterator[str]:
             yield from _device(slot, stage, device, kind)
         if len({d.island for d in devices}) > 1:
             yield f"a TP group spans islands of {stage.node}"
+        if len({d.speed for d in devices}) > 1:
+            yield f"a TP group on {stage.node} joins throttled devices with others"
 
 
 def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
@@ -162,13 +166,20 @@ def _engine(
 
 def classes_of_stages(ground: Ground, slot: Slot) -> tuple[DeviceClass, ...]:
     """The device class of each stage."""
-    return tuple(ground.classes[ground.devices[s.devices[0]].device_class] for s in slot.stages)
+    first = (ground.devices[stage.devices[0]] for stage in slot.stages)
+    return tuple(at_speed(ground.classes[d.device_class], d.speed) for d in first)
+
+
+def _speed(ground: Ground, slot: Slot) -> float:
+    """Of the first device; `_device` refuses a stage whose devices differ."""
+    first = ground.devices.get(slot.stages[0].devices[0]) if slot.stages else None
+    return 1.0 if first is None else first.speed
 
 
 def _plain(ground: Ground, facts: ModelFacts, engine: EngineFacts, slot: Slot) -> bool:
     """Whether all stages are alike, as every engine runs them."""
     fullest = max(end - first for first, end in (stage.layers for stage in slot.stages))
-    alike = len({kind.name for kind in classes_of_stages(ground, slot)}) == 1
+    alike = len(set(classes_of_stages(ground, slot))) == 1
     return alike and slot.pp <= engine.pp and fullest <= ceil(facts.layers / slot.pp)
 
 
@@ -278,7 +289,7 @@ def _expected(
         yield predicted(
             demand,
             facts,
-            ground.classes[slot.device_class],
+            at_speed(ground.classes[slot.device_class], _speed(ground, slot)),
             engine,
             Layout(dtype=slot.dtype, tp=slot.tp, pp=slot.pp, shares=slot.stages[0].shares),
             device_shares=ground.devices[slot.stages[0].devices[0]].shares,
@@ -310,7 +321,7 @@ def _forecast(
 
 def stage_watts(ground: Ground, demand: Demand, slot: Slot) -> tuple[float, ...]:
     """Watts of each stage of a slot that has no faults; alike where the stages are of one class."""
-    device_class = ground.classes[slot.device_class]
+    device_class = at_speed(ground.classes[slot.device_class], _speed(ground, slot))
     if len(set(classes_of_stages(ground, slot))) == 1:
         return (slot.predicted.power_w / slot.pp,) * slot.pp
     facts, engine = facts_of(demand, ground.inventory), _facts_of_engine(device_class, slot)

@@ -27,6 +27,7 @@ from placement.plan import Change, Infeasible, Plan
 from ..controller import Controller
 from ..errors import ControlError
 from ..explaining import sentences
+from ..problems import problems
 from ..spec import dump_app, dump_spec, parse_spec, scaled
 from ..state import State, inventory
 
@@ -106,44 +107,25 @@ class ControlApi:
                 "devices": sum(len(n.report.devices) for n in state.nodes.values()),
                 "models": models,
                 "infeasible": list(state.infeasible.conflict) if state.infeasible else [],
-                "problems": self._problems(),
+                "problems": problems(self._controller.state),
             }
         )
-
-    def _problems(self) -> list[dict[str, str]]:
-        state = self._controller.state
-        broken = [
-            {"where": f"{name}: probe {b.name}", "reason": b.reason, "hint": b.hint}
-            for name, node in sorted(state.nodes.items())
-            for b in node.report.broken
-        ]
-        failed = [
-            {"where": slot, "reason": failure.reason, "hint": f"shardyard logs {slot}"}
-            for slot, failure in sorted(state.failures.items())
-        ]
-        cordoned = [
-            {
-                "where": node.id,
-                "reason": node.cordon_reason,
-                "hint": "install the same version there",
-            }
-            for node in inventory(state).nodes
-            if node.cordoned
-        ]
-        refused = [
-            {
-                "where": f"Ray node {i[:12]}",
-                "reason": why,
-                "hint": "shardyard node start --name NAME",
-            }
-            for i, why in sorted(state.refused.items())
-        ]
-        return broken + failed + cordoned + refused
 
     async def inventory(self, _request: Request) -> Response:
         """What the planner sees."""
         body = json.loads(encode(inventory(self._controller.state)))
-        return JSONResponse({"inventory": body, "problems": self._problems()})
+        reports = [node.report for _, node in sorted(self._controller.state.nodes.items())]
+        live = {name: asdict(said) for report in reports for name, said in report.readings}
+        return JSONResponse(
+            {
+                "inventory": body,
+                "problems": problems(self._controller.state),
+                "facts": [asdict(facts) for report in reports for facts in report.facts],
+                "bonds": [asdict(bond) for report in reports for bond in report.bonds],
+                "readings": live,
+                "polls": {r.node: [asdict(poll) for poll in r.polls] for r in reports},
+            }
+        )
 
     async def spec(self, _request: Request) -> Response:
         """The desired state as the user wrote it."""

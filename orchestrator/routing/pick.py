@@ -71,18 +71,20 @@ def pick(
     exclude: Collection[ReplicaKey] = (),
     turn: int = 0,
 ) -> Picked | Refusal:
-    """The least loaded ready replica of a model; equals take turns.
+    """The least loaded ready replica of a model, the faster one of two; equals take turns.
+
+    A replica on throttled or failing devices counts as that much more loaded.
 
     Args:
         exclude: replicas that this request was already tried on.
         turn: a number that grows by one per request.
     """
     best: list[ReplicaEntry] = []
-    best_score = float("inf")
+    best_score = (float("inf"), 0.0)
     for replica in table.replicas:
         if replica.model != model or _against(replica, loads, exclude):
             continue
-        score = _score(replica, loads)
+        score = (_score(replica, loads), -replica.speed)
         if score < best_score:
             best, best_score = [replica], score
         elif score == best_score:
@@ -90,11 +92,12 @@ def pick(
     if not best:
         return _refusal(table, model, loads, exclude)
     chosen = best[turn % len(best)]
-    return Picked(replica=chosen, why=f"load {best_score:.2f}, {len(best)} equal")
+    slowed = f", at {chosen.speed:.0%} speed" if chosen.speed < 1.0 else ""
+    return Picked(replica=chosen, why=f"load {best_score[0]:.2f}, {len(best)} equal{slowed}")
 
 
 def _score(replica: ReplicaEntry, loads: Mapping[ReplicaKey, ReplicaLoad]) -> float:
-    return loads[key_of(replica)].outstanding / replica.concurrency
+    return loads[key_of(replica)].outstanding / (replica.concurrency * replica.speed)
 
 
 def _against(

@@ -193,6 +193,7 @@ def a_slot(name: str = f"{MODEL}/r0", **changes: Any) -> SlotSpec:
         arithmetic="fast",
         nodes=("n",),
         claims=(),
+        family="",
         handles=(),
         threads=1,
         window=WINDOW,

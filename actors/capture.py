@@ -1,0 +1,230 @@
+"""A machine as a recording: every installed probe looks through a host that takes notes, and the notes become a folder.
+
+Decides when a recording is good: the probes find in it what they found on the machine. It must not know any vendor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from placement.errors import SpecError
+from placement.ids import NodeId
+
+from .capture_layout import write_recording
+from .capture_notes import Notes, NotingHost
+from .host import Host, RecordedHost
+from .identifiers import Disguise, disguise, identifiers_in, parts
+from .probe import Absent, Broken, Found, LiveProbe, Probe
+from .vendors import families
+from .versions import versions
+
+DEADLINE_S = 5.0
+VERSION_TIMEOUT_S = 2.0
+NODE = NodeId("captured")
+"""The same on the machine and in the recording, so that ids are."""
+
+_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+HIDDEN = "hidden"
+"""Stands for a secret, so that it is still set."""
+
+Probes = Mapping[str, Callable[[], Probe]]
+_Look = tuple[Found | Absent | Broken, Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """What became of it.
+
+    Attributes:
+        found: what each probe found, in words; absent hardware is left out.
+        differences: what the probes find in the recording and did not on the machine, and the reverse; empty = good.
+    """
+
+    files: int
+    found: tuple[tuple[str, str], ...]
+    differences: tuple[str, ...]
+
+
+def capture(
+    source: Host, probes: Probes, directory: Path, salt: bytes, *, hashed: bool = True
+) -> Captured:
+    """Looks, writes and replays.
+
+    Args:
+        salt: of the hashes that stand for identifiers; a new one for each capture.
+        hashed: False keeps serial numbers, UUIDs and names as they are.
+
+    Raises:
+        SpecError: the folder is not empty, or cannot be written.
+    """
+    _refuse_full(directory)
+    host = NotingHost(source)
+    looks = _looked(host, probes)
+    rename = disguise(_identifiers(host.notes, looks) if hashed else (), salt)
+    try:
+        files = write_recording(host.notes, source, directory, _facts(source, host.notes), rename)
+    except OSError as error:
+        raise SpecError(f"{directory}: {error}", hint="name a folder of your own") from error
+    again = _looked(RecordedHost(directory), probes)
+    return Captured(
+        files=files,
+        found=tuple((name, words) for name in looks if (words := _in_words(looks[name][0]))),
+        differences=tuple(_differences(looks, again, rename)),
+    )
+
+
+def _refuse_full(directory: Path) -> None:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise SpecError(f"{directory} is not an empty folder", hint="name a new folder")
+
+
+def _looked(host: Host, probes: Probes) -> dict[str, _Look]:
+    """All probes at once, each with one poll; what hangs or raises is broken."""
+    looks: dict[str, _Look] = {}
+
+    def look(name: str, make: Callable[[], Probe]) -> None:
+        try:
+            looks[name] = _look(make(), host)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises
+            looks[name] = (Broken(reason=f"raised {type(error).__name__}: {error}"), {})
+
+    threads = [
+        threading.Thread(target=look, args=item, daemon=True) for item in sorted(probes.items())
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + DEADLINE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    hangs = (Broken(reason=f"no answer within {DEADLINE_S:g} s"), {})
+    return {name: looks.get(name, hangs) for name in sorted(probes)}
+
+
+def _look(probe: Probe, host: Host) -> _Look:
+    outcome = probe.probe(host, NODE)
+    live = isinstance(outcome, Found) and isinstance(probe, LiveProbe)
+    return outcome, probe.poll(host, outcome) if live else {}
+
+
+def _in_words(outcome: Found | Absent | Broken) -> str:
+    if isinstance(outcome, Broken):
+        return f"broken: {outcome.reason}"
+    if isinstance(outcome, Absent):
+        return ""
+    count = len(outcome.devices) + len(outcome.accelerators)
+    broken = f", {len(outcome.broken)} broken" if outcome.broken else ""
+    return f"{count} devices{broken}" if count or broken else ""
+
+
+def _identifiers(notes: Notes, looks: Mapping[str, _Look]) -> set[str]:
+    found = {
+        word for path, text in notes.reads.items() if text for word in identifiers_in(path, text)
+    }
+    answers = (*notes.tools.values(), *notes.libraries.values())
+    texts = [done.out + "\n" + done.err for done in answers if done is not None]
+    texts += [answer.text for answer in notes.fetches.values() if answer is not None]
+    # Folders are often named after what is in them, e.g. an address of a network interface.
+    texts += [*notes.paths(), *(name for names in notes.lists.values() for name in names)]
+    found |= {word for text in texts for word in identifiers_in("", text)}
+    for outcome, _ in looks.values():
+        for accelerator in outcome.accelerators if isinstance(outcome, Found) else ():
+            told = (accelerator.serial, accelerator.uuid, accelerator.board)
+            found |= {part for word in told if word for part in parts(word)}
+    return found
+
+
+def _facts(source: Host, notes: Notes) -> dict[str, Any]:
+    kernel = (source.read("/proc/sys/kernel/osrelease") or "").strip()
+    return {
+        "origin": "captured",
+        "date": datetime.now(UTC).date().isoformat(),
+        "about": f"captured by shardyard {versions().shardyard}, Python {platform.python_version()}",
+        "source": "shardyard capture",
+        "kernel": kernel,
+        "versions": dict(_software(source, notes)),
+        "env": dict(_variables(notes)),
+    }
+
+
+def _software(source: Host, notes: Notes) -> Iterator[tuple[str, str]]:
+    """Versions of drivers, packages and tools that had something to say here."""
+    for family in families().values():
+        text = source.read(family.version_file) if family.version_file else None
+        if text and text.strip():
+            yield f"driver {family.name}", text.strip()
+        for package in family.packages:
+            try:
+                yield package, importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    for tool in sorted({argv[0] for argv, done in notes.tools.items() if done is not None}):
+        said = source.run([tool, "--version"], VERSION_TIMEOUT_S)
+        if said is not None and said.rc == 0 and said.out.strip():
+            yield tool, said.out.strip().splitlines()[0][:200]
+
+
+def _variables(notes: Notes) -> Iterator[tuple[str, str]]:
+    """Our own variables and those that select devices; of a secret only that it is set."""
+    rules = [family.visible for family in families().values()]
+    selecting = {name for rule in rules for name in (rule.variable, *rule.clear)}
+    for name, value in sorted(notes.variables.items()):
+        if value is not None and (name.startswith("SHARDYARD_") or name in selecting):
+            yield name, HIDDEN if any(word in name for word in _SECRETS) else value
+
+
+def _differences(
+    before: Mapping[str, _Look], after: Mapping[str, _Look], rename: Disguise
+) -> Iterator[str]:
+    derived = _derived(rename)
+    for name, look in before.items():
+        wanted = {derived(rename(line)) for line in _lines(look)}
+        there = set(_lines(after[name]))
+        yield from (f"{name}: only on the machine: {line}" for line in sorted(wanted - there))
+        yield from (f"{name}: only in the recording: {line}" for line in sorted(there - wanted))
+
+
+def _derived(rename: Disguise) -> Disguise:
+    """Identities that are hashes of an identifier, as that of a processor is of the machine's id."""
+    return Disguise({_digest(old): _digest(new) for old, new in rename.words.items()})
+
+
+def _digest(word: str) -> str:
+    return hashlib.sha256(word.encode()).hexdigest()[:12]
+
+
+def _lines(look: _Look) -> Iterator[str]:
+    """A look as lines whose order says nothing: identifiers decide it, and a recording has other ones."""
+    outcome, readings = look
+    if not isinstance(outcome, Found):
+        yield _written(outcome)
+    else:
+        for field in dataclasses.fields(outcome):
+            value = getattr(outcome, field.name)
+            members = value.items() if isinstance(value, Mapping) else value
+            many = isinstance(value, (tuple, Mapping))
+            for member in members if many else (value,):
+                yield f"{field.name} {_written(member)}"
+    for identity, reading in readings.items():
+        yield f"reading of {identity}: {_written(reading)}"
+
+
+def _written(value: object) -> str:
+    """Like `repr`, with sets and the two ends of a link in order."""
+    if dataclasses.is_dataclass(value):
+        told = (f"{f.name}={_written(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        return f"{type(value).__name__}({', '.join(told)})"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(_written, value)))}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_written, value))})"
+    return repr(value)

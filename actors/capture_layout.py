@@ -1,0 +1,187 @@
+"""What was noted of a machine as a folder that `RecordedHost` replays.
+
+Decides where each answer is laid: files at the place to which the links on their way lead, links as on the machine. It
+must not know any vendor, nor what the texts say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .capture_notes import Notes
+from .host import Host, address_name, command_name
+from .tools import Completed
+
+_LITERAL = "/proc/"
+"""Its links lead to whoever looks (`self`), which a recording must not keep."""
+
+Rename = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Files, folders and links by the path at which they really are."""
+
+    host: Host
+    files: dict[str, str] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    links: dict[str, str] = field(default_factory=dict)
+    known: dict[str, str | None] = field(default_factory=dict)
+
+    def place(self, path: str) -> str:
+        """Where a path is once the links on it are followed; every link is remembered."""
+        if path.startswith(_LITERAL):
+            return path
+        place = ""
+        for name in path.split("/")[1:]:
+            here = f"{place}/{name}"
+            there = self._resolved(here)
+            if there is not None and there != here:
+                self.links[here] = there
+                here = there
+            place = here
+        return place
+
+    def above(self) -> set[str]:
+        """Every folder on the way to something: a name that is listed only may turn out to be one."""
+        below = (*self.files, *self.folders, *self.links)
+        return {parent.as_posix() for path in below for parent in PurePosixPath(path).parents}
+
+    def _resolved(self, path: str) -> str | None:
+        if path not in self.known:
+            self.known[path] = self.host.resolve(path)
+        return self.known[path]
+
+
+def write_recording(
+    notes: Notes, source: Host, directory: Path, facts: Mapping[str, Any], rename: Rename
+) -> int:
+    """Writes the folder and says how many files it has.
+
+    Args:
+        source: the machine, asked only whether a noted path is a link or a folder.
+        facts: of `host.toml`: texts, and tables of texts.
+        rename: applied to every text and every name.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    tree = _tree(notes, source)
+    for path in sorted(tree.folders):
+        _inside(directory, rename(path)).mkdir(parents=True, exist_ok=True)
+    above = tree.above()
+    for path, text in sorted(tree.files.items()):
+        if path not in above:
+            _write(_inside(directory, rename(path)), rename(text))
+    for path, target in sorted(tree.links.items()):
+        _link(directory, rename(path), rename(target))
+    _write_answers(notes, directory, rename)
+    _write(directory / "host.toml", rename(_toml({**facts, **_tables(notes)})))
+    return sum(1 for place in directory.rglob("*") if place.is_file())
+
+
+def _tree(notes: Notes, source: Host) -> _Tree:
+    tree = _Tree(source)
+    for path in sorted(notes.paths()):
+        names, text = notes.lists.get(path, ()), notes.reads.get(path)
+        if text is not None:
+            tree.files[tree.place(path)] = text
+        elif names:
+            _note_folder(tree, tree.place(path), names)
+        elif _exists(notes, source, path):
+            _note_present(tree, tree.place(path), unreadable=path in notes.reads)
+    return tree
+
+
+def _exists(notes: Notes, source: Host, path: str) -> bool:
+    return notes.accesses.get(path, "absent") != "absent" or source.resolve(path) is not None
+
+
+def _note_folder(tree: _Tree, folder: str, names: tuple[str, ...]) -> None:
+    """A folder and its names. What is only listed becomes an empty file, or a folder where it has names itself."""
+    tree.folders.add(folder)
+    for name in names:
+        child = tree.place(f"{folder}/{name}")
+        if child not in tree.files and child not in tree.folders:
+            _note_present(tree, child, unreadable=bool(tree.host.list(child)))
+
+
+def _note_present(tree: _Tree, place: str, *, unreadable: bool) -> None:
+    """Something that is there. A folder cannot be read, which is what a file does that may not be."""
+    if unreadable:
+        tree.folders.add(place)
+    else:
+        tree.files.setdefault(place, "")
+
+
+def _inside(directory: Path, path: str) -> Path:
+    parts = [part for part in path.split("/") if part]
+    if ".." in parts or "\0" in path:
+        raise OSError(f"a path that cannot be recorded: {path!r}")
+    return directory.joinpath(*parts)
+
+
+def _write(place: Path, text: str) -> None:
+    if place.is_dir():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(text.encode("utf-8", errors="replace"))
+
+
+def _link(directory: Path, path: str, target: str) -> None:
+    place, there = _inside(directory, path), _inside(directory, target)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists() and not place.is_symlink():
+        with contextlib.suppress(FileExistsError):
+            place.symlink_to(os.path.relpath(there, place.parent))
+
+
+def _write_answers(notes: Notes, directory: Path, rename: Rename) -> None:
+    for argv, done in notes.tools.items():
+        name = command_name([rename(word) for word in argv])
+        _write_completed(directory / "commands", name, done, rename)
+    for asked, done in notes.libraries.items():
+        name = command_name([rename(word) for word in asked])
+        _write_completed(directory / "libraries", name, done, rename)
+    for url, answer in notes.fetches.items():
+        if answer is not None:
+            text = rename(json.dumps(asdict(answer), indent=1))
+            _write(directory / "fetches" / f"{address_name(rename(url))}.json", text)
+
+
+def _write_completed(folder: Path, name: str, done: Completed | None, rename: Rename) -> None:
+    if done is None:
+        return
+    if done == Completed(rc=0, out=done.out, err=""):
+        _write(folder / f"{name}.txt", rename(done.out))
+    else:
+        said = {key: rename(v) if isinstance(v, str) else v for key, v in asdict(done).items()}
+        _write(folder / f"{name}.json", json.dumps(said, indent=1))
+
+
+def _tables(notes: Notes) -> dict[str, dict[str, str]]:
+    accesses = {p: told for p, told in sorted(notes.accesses.items()) if told != "absent"}
+    return {"access": dict(accesses)} if accesses else {}
+
+
+def _toml(facts: Mapping[str, Any]) -> str:
+    """Texts first, then the tables of texts."""
+    flat = [f"{key} = {_quoted(v)}" for key, v in facts.items() if isinstance(v, str)]
+    tables = [
+        "\n".join([f"\n[{key}]", *(f"{_quoted(k)} = {_quoted(v)}" for k, v in rows.items())])
+        for key, rows in facts.items()
+        if isinstance(rows, Mapping) and rows
+    ]
+    return "\n".join([*flat, *tables]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(
+        "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text), ensure_ascii=False
+    )

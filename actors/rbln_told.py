@@ -1,0 +1,102 @@
+"""What Rebellions' tool and daemon say of one device, in one shape, and what their states mean.
+
+Decides which states speak against a device. It must not know who said it, nor how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from .quantities import text_of
+from .report import Reading
+
+READY = 0
+STATES = {1: "is being reset", 2: "initialises", 3: "is faulty", 4: "is being removed"}
+"""Driver's states, as up to driver 3; a later one shifts them by one, so only `READY` decides anything."""
+
+_THROTTLED = {10: ("thermal",)}
+_HUNG = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """One device. Every field may be unknown.
+
+    Attributes:
+        name: the kernel's, e.g. `rbln2`; counted anew at each boot.
+        board: serial number of the card; dies of one card share it.
+        group: RSD group that it is a member of; empty = none, or not told.
+        evidence: why it is not healthy.
+        hidden: a physical function whose virtual ones carry the work.
+        reading: what it does now; power is the whole card's.
+    """
+
+    name: str
+    product: str | None = None
+    device_id: str | None = None
+    uuid: str | None = None
+    board: str | None = None
+    pci: str | None = None
+    numa_node: int | None = None
+    driver: str | None = None
+    firmware: str | None = None
+    memory_bytes: int | None = None
+    group: str = ""
+    lanes: str = ""
+    evidence: tuple[str, ...] = ()
+    hidden: bool = False
+    reading: Reading = field(default_factory=Reading)
+
+
+def unique(rows: Sequence[Told]) -> dict[str, Told]:
+    """By name; of a name that is told twice only the first row counts."""
+    found: dict[str, Told] = {}
+    for row in rows:
+        found.setdefault(row.name, row)
+    return found
+
+
+def number_of(given: object) -> str | None:
+    """A serial number or UUID; None for a placeholder of zeros.
+
+    >>> number_of("0000000022513364"), number_of(7), number_of("00000000-0000"), number_of(True)
+    ('0000000022513364', '7', None, None)
+    """
+    number = isinstance(given, int) and not isinstance(given, bool)
+    text = str(given) if number else text_of(given)
+    return text if text and text.strip("0-xX ") else None
+
+
+def by_state(state: int | None, who: str) -> tuple[str, ...]:
+    """Evidence of a driver's state.
+
+    >>> by_state(0, "the driver"), by_state(3, "the driver")
+    ((), ('the driver: state 3 (is faulty)',))
+    """
+    if state is None or state == READY:
+        return ()
+    return (f"{who}: state {state} ({STATES.get(state, 'unknown')})",)
+
+
+def in_performance_state(reading: Reading, state: int | None) -> Reading:
+    """The reading with what a performance state means: P10 is thermal throttling, P12 a device that hangs."""
+    if state == _HUNG:
+        fault = "performance state P12: the device hangs and was stopped"
+        return replace(reading, faults=(*reading.faults, fault))
+    return replace(reading, throttled=_THROTTLED.get(state or 0, ()))
+
+
+def per_die(told: Mapping[str, Told], dies: Mapping[str, int]) -> dict[str, Told]:
+    """Each row with its die's part of the card's power, which every die of a card repeats.
+
+    Args:
+        told: by kernel name.
+        dies: kernel name -> dies of its card that this machine has; 0 = unknown, and so is the power then.
+    """
+    return {name: replace(row, reading=_part(row.reading, dies[name])) for name, row in told.items()}
+
+
+def _part(reading: Reading, dies: int) -> Reading:
+    power = reading.power_w
+    return replace(reading, power_w=power / dies if power is not None and dies else None)
