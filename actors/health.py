@@ -106,6 +106,8 @@ def _judged(sight: Sight) -> tuple[Health, tuple[str, ...]]:
     faults = (*sight.evidence, *_faults(sight))
     if sight.health is Health.HEALTHY and faults:
         return Health.DEGRADED, faults
+    if sight.health is not Health.HEALTHY and not faults:
+        faults = (f"its vendor's interface says {sight.health}",)
     return sight.health, faults
 
 

@@ -180,7 +180,7 @@ class Prober:
         # A probe that is broken now says nothing of its devices: what it found before still stands, for a while.
         before = {n: o for n, o in self._found.items() if n in self._silent}
         self._found = {**before, **told}
-        offered = {n: o for n, o in self._found.items() if o.instead} or self._found
+        offered = self._offered()
         order = [p.name for p in self._probes if p.name in offered]
         self._assembly = assemble(
             self._about.node,
@@ -189,14 +189,19 @@ class Prober:
             emulated=self._about.emulated,
         )
 
+    def _offered(self) -> Mapping[str, Found]:
+        """What counts of what was found: a declaration stands for the whole node."""
+        return {n: o for n, o in self._found.items() if o.instead} or self._found
+
     def _settle(self) -> NodeReport:
         """Readings, health and everything else into one report."""
-        live = [p for p in self._probes if isinstance(p, LiveProbe) and p.name in self._found]
-        readings = self._polls.readings({p.name: (p, self._found[p.name]) for p in live})
+        told = self._offered()
+        live = [p for p in self._probes if isinstance(p, LiveProbe) and p.name in told]
+        readings = self._polls.readings({p.name: (p, told[p.name]) for p in live})
         self._kept.see(self._assembly, readings, self._silent, self._clock())
         devices = self._kept.devices
         of_identity = {d.identity: d.id for d in devices if d.identity}
-        offered = [o for o in self._found.values() if o.instead] or list(self._found.values())
+        offered = list(told.values())
         cpus = [d for d in devices if d.id.startswith(f"{self._about.node}/cpu")]
         self._report = dataclasses.replace(
             self._about,

@@ -97,8 +97,14 @@ class Client:
 
     def inventory(self) -> tuple[Inventory, list[dict[str, str]]]:
         """What the planner sees, and what probes and nodes complain about."""
-        body = self._json("GET", "/v1/inventory")
+        body = self.inventory_document()
         return decode(Inventory, json.dumps(body["inventory"]).encode()), body["problems"]
+
+    def inventory_document(self) -> dict[str, Any]:
+        """The same as JSON, with what is known of each device (`facts`), what it does now (`readings`, by device id) and
+        how they are joined (`bonds`).
+        """
+        return self._json("GET", "/v1/inventory")
 
     def spec(self) -> str:
         """The desired state as YAML; empty when nothing is deployed."""

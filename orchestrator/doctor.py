@@ -1,7 +1,7 @@
 """Checks of this machine and installation, each with the next command.
 
-Decides what is checked and how grave a finding is. It repairs nothing, starts nothing, and must not import Ray or an
-engine: versions are read from their metadata.
+Decides what is checked and how grave a finding is. It repairs nothing, starts nothing but vendors' tools that tell of
+their devices, and must not import Ray: versions are read from metadata.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from placement.errors import ShardyardError
 
+from .check import Check
+from .doctor_vendors import check_this_machine
 from .lifecycle import DEFAULT_PORT, LOOPBACK
 from .processes import abandoned
 from .settings import PREFIX, Settings, unknown_variables, variable
@@ -35,17 +35,8 @@ _ENGINE_PACKAGES = (
     # engine, module that it needs, command that installs it
     ("openvino", "openvino_genai", "pip install openvino-genai"),
 )
+_SAID = frozenset(f"engine {engine}" for engine, _, _ in _ENGINE_PACKAGES)
 _EXTRAS = (("model sources hf://", "huggingface_hub", "pip install 'shardyard[hf]'"),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One finding. `hint` is the next command to type, empty where all is well."""
-
-    check: str
-    status: Literal["ok", "warn", "fail"]
-    detail: str
-    hint: str = ""
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -54,6 +45,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check_siblings(Path(__file__).parent.parent)
     yield from check_distributions(_installed())
     yield from check_modules(_has_module)
+    yield from check_this_machine(_installed(), _has_module, _SAID)
     yield check_model_package(_installed())
     yield check_environment(unknown_variables())
     yield check_port(settings)

@@ -7,7 +7,7 @@ emulated node and an inventory file agree. It must not know Ray, plans or specs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from placement.modelspec import ModelFacts
 from placement.units import GBIT
 
 from .calibrations import Measurement, calibration
+from .replayed import replayed
 from .spec import read_spec, spec_name
 from .spec_grammar import MAX_CONCURRENCY, MAX_TOKENS, Facts, Positive, Source, Strict, Word
 from .yaml_positions import Document, did_you_mean, place, read_yaml
@@ -54,6 +55,10 @@ class _Artifact(Strict):
     dtype: Dtype | None = None
 
 
+Level = Literal["declared", "library"]
+"""How deep an emulated node pretends: to us only, or to the vendors' own software."""
+
+
 class _Presence(Strict):
     """What a node says of one model source; written by `devices -o yaml`."""
 
@@ -65,10 +70,14 @@ class _Presence(Strict):
     hint: str = ""
 
 
-class _Node(Strict):
+class NodeEntry(Strict):
+    """One node of the file; `actors.declared` reads `cpu` and `devices`."""
+
     rack: str = ""
     cordoned: bool = False
     emulated: bool = False
+    level: Level = "declared"
+    recording: str = ""
     cpu: dict[str, Any] | None = None
     devices: list[dict[str, Any]] = Field(default_factory=list)
     artifacts: list[_Artifact] = Field(default_factory=list)
@@ -86,28 +95,10 @@ class InventoryFile(Strict):
     """A whole inventory or lab file."""
 
     generation: Annotated[int, Field(ge=0)] = 0
-    nodes: Annotated[dict[Word, _Node], Field(min_length=1, max_length=10_000)]
+    nodes: Annotated[dict[Word, NodeEntry], Field(min_length=1, max_length=10_000)]
     links: list[_Link] = Field(default_factory=list)
     calibrations: list[Measurement] = Field(default_factory=list)
     spec: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabNode:
-    """One node to emulate. `declaration` has the keys `cpu` and `devices` as `actors.declared` reads them."""
-
-    id: NodeId
-    rack: str
-    declaration: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lab:
-    """A cluster to emulate on this machine, and the spec that it serves unless another one is given."""
-
-    inventory: Inventory
-    nodes: tuple[LabNode, ...]
-    spec: Path | None
 
 
 def load_inventory(path: str | Path) -> Inventory:
@@ -116,45 +107,29 @@ def load_inventory(path: str | Path) -> Inventory:
     Raises:
         SpecError: the file is missing or wrong; with file and line.
     """
-    return parse_inventory(read_spec(path, max_bytes=MAX_BYTES), spec_name(path))
+    return read_inventory(path)[0]
 
 
 def parse_inventory(text: str, name: str) -> Inventory:
     """The inventory in a text; `name` is used in messages. Raises as `load_inventory` does."""
-    return _read(text, name)[0]
+    return _parsed(text, name, Path.cwd())[0]
 
 
-def load_lab(path: str | Path) -> Lab:
-    """The lab of a file: every node must say `emulated: true`.
-
-    Raises:
-        SpecError: the file is missing or wrong, or a node would need real hardware.
-    """
-    inventory, file, document = _read(read_spec(path, max_bytes=MAX_BYTES), spec_name(path))
-    for name, node in file.nodes.items():
-        if not node.emulated:
-            says = "a lab starts emulated nodes only"
-            raise document.error(("nodes", name), says, hint="add `emulated: true` to the node")
-    nodes = tuple(
-        LabNode(
-            id=NodeId(name),
-            rack=node.rack,
-            declaration={"cpu": node.cpu, "devices": _bare_entries(node)},
-        )
-        for name, node in sorted(file.nodes.items())
-    )
-    spec = None if file.spec is None else Path(path).parent / file.spec
-    return Lab(inventory=inventory, nodes=nodes, spec=spec)
+def read_inventory(path: str | Path) -> tuple[Inventory, InventoryFile, Document]:
+    """The inventory with the file that it was read from. Raises as `load_inventory` does."""
+    text = read_spec(path, max_bytes=MAX_BYTES)
+    return _parsed(text, spec_name(path), Path(path).resolve().parent)
 
 
-def _read(text: str, name: str) -> tuple[Inventory, InventoryFile, Document]:
+def _parsed(text: str, name: str, base: Path) -> tuple[Inventory, InventoryFile, Document]:
+    """`base` is the folder that paths in the text start from."""
     document = read_yaml(text, name, max_bytes=MAX_BYTES, max_values=MAX_VALUES)
     file = _share_figures(document.validate(InventoryFile))
     known = catalog()
     classes: dict[str, DeviceClass] = {}
     nodes = []
     for key, declared in sorted(file.nodes.items()):
-        node, own = _node(key, declared, known, document)
+        node, own = _node(key, declared, known, document, base)
         nodes.append(node)
         _add_classes(classes, own, document, key)
     inventory = Inventory(
@@ -201,9 +176,15 @@ def _add_classes(
 
 
 def _node(
-    key: str, declared: _Node, known: Mapping[str, DeviceClass], document: Document
+    key: str,
+    declared: NodeEntry,
+    known: Mapping[str, DeviceClass],
+    document: Document,
+    base: Path,
 ) -> tuple[Node, tuple[DeviceClass, ...]]:
-    declaration = {"cpu": declared.cpu, "devices": _bare_entries(declared)}
+    if declared.recording:
+        return _replayed(key, declared, document, base)
+    declaration = {"cpu": declared.cpu, "devices": bare_entries(declared)}
     try:
         found, classes = devices_of(NodeId(key), declaration, known, emulated=declared.emulated)
     except SpecError as error:
@@ -239,6 +220,28 @@ def _node(
     return node, classes
 
 
+def _replayed(
+    key: str, declared: NodeEntry, document: Document, base: Path
+) -> tuple[Node, tuple[DeviceClass, ...]]:
+    """A node that is a recorded machine: its devices are what the probes find there."""
+    path = ("nodes", key, "recording")
+    if declared.cpu is not None or declared.devices or not declared.emulated:
+        says = "a recorded node is emulated and declares no devices"
+        raise document.error(path, says, hint="emulated: true, without cpu and devices")
+    try:
+        report = replayed(NodeId(key), base / declared.recording)
+    except SpecError as error:
+        raise document.error(path, error.message, hint=error.hint) from None
+    node = replace(
+        report.as_node(),
+        rack=declared.rack,
+        cordoned=declared.cordoned,
+        engines=None if declared.engines is None else frozenset(declared.engines),
+        models=None,
+    )
+    return node, report.classes
+
+
 def _calibrations(file: InventoryFile, document: Document) -> Iterator[Calibration]:
     for index, entry in enumerate(file.calibrations):
         found = calibration(entry)
@@ -247,12 +250,12 @@ def _calibrations(file: InventoryFile, document: Document) -> Iterator[Calibrati
         yield found
 
 
-def _bare_entries(node: _Node) -> list[dict[str, Any]]:
+def bare_entries(node: NodeEntry) -> list[dict[str, Any]]:
     """The entries without the key that only this file has."""
     return [{k: v for k, v in entry.items() if k != "emulated"} for entry in node.devices]
 
 
-def _emulated_flags(key: str, node: _Node, document: Document) -> list[bool]:
+def _emulated_flags(key: str, node: NodeEntry, document: Document) -> list[bool]:
     """Whether each device, in order of position and then the CPU, is emulated."""
     flags: list[bool] = []
     for index, entry in enumerate(node.devices):

@@ -17,9 +17,11 @@ from typing import Literal
 
 from .client import Client
 from .deploying import deploy, wait_for_gateway, wait_for_nodes
+from .emulation import at_level, settings_of
 from .endings import TERM_S, Say, end, ends_here, ends_if_refused, signals, stays
 from .errors import ControlError
-from .inventory_file import Lab, load_lab
+from .inventory_file import Level
+from .lab_file import Lab, load_lab
 from .launcher import Launcher
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
@@ -44,12 +46,14 @@ class UpRequest:
         foreground: stay until Ctrl-C and end everything then.
         join: address of a running Ray cluster, which is never ended by us; None = start a private one.
         lab: path of a lab file; None = this machine is the only node.
+        level: how deep the nodes of the lab pretend; None = as each says.
     """
 
     spec: Path | None = None
     foreground: bool = False
     join: str | None = None
     lab: Path | None = None
+    level: Level | None = None
 
     @property
     def mode(self) -> RunMode:
@@ -95,7 +99,7 @@ def read_request(request: UpRequest, settings: Settings) -> Asked:
     Raises:
         SpecError: with file and line.
     """
-    lab = load_lab(request.lab) if request.lab is not None else None
+    lab = at_level(load_lab(request.lab), request.level) if request.lab is not None else None
     path = request.spec or (lab.spec if lab is not None else None)
     yaml = read_spec(path) if path is not None else ""
     spec = parse_spec(yaml, spec_name(path)) if path is not None else None
@@ -226,11 +230,11 @@ def _start_ray(ray: OwnedRay, asked: Asked, say: Say) -> None:
     else:
         ray.start_head(NodeSettings(name="lab-head", emulate="{}"), host=LOOPBACK)
     say(f"Ray is up at {ray.run.address} ({time.monotonic() - began:.1f} s)")
-    for node in asked.lab.nodes if asked.lab is not None else ():
-        emulated = json.dumps(node.declaration)
-        ray.start_worker(
-            NodeSettings(name=node.id, rack=node.rack, emulate=emulated), address=ray.run.address
-        )
+    if asked.lab is None:
+        return
+    for node in asked.lab.nodes:
+        settings = settings_of(node, asked.lab.inventory, ray.shared.temp_dir)
+        ray.start_worker(settings, address=ray.run.address)
         say(f"emulated node {node.id} joined ({time.monotonic() - began:.1f} s)")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from .emulation import settings_of
 from .errors import ControlError
-from .inventory_file import load_lab
+from .lab_file import Lab, LabNode, load_lab
 from .lifecycle import TERM_S, Say
 from .processes import abandoned, alive, reap
 from .raylet_processes import new_run
@@ -51,7 +51,7 @@ def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
     Raises:
         ControlError: a node is running here already, or Ray does not come up.
     """
-    node = _node(request)
+    lab_node = _lab_node(request)
     if request.address is not None:
         require_answer(request.address)
     state = StateDir(settings.state)
@@ -73,6 +73,7 @@ def node_start(request: NodeRequest, settings: Settings, say: Say) -> str:
             die_with_parent=False,
         )
         try:
+            node = _settings(request, lab_node, ray.shared.temp_dir)
             if request.address is None:
                 ray.start_head(
                     node,
@@ -106,9 +107,10 @@ def node_stop(settings: Settings, say: Say) -> bool:
     return True
 
 
-def _node(request: NodeRequest) -> NodeSettings:
+def _lab_node(request: NodeRequest) -> tuple[LabNode, Lab] | None:
+    """The node of a lab file that this machine shall pretend to be; None = it is itself."""
     if request.emulate is None:
-        return NodeSettings(name=request.name, rack=request.rack)
+        return None
     lab = load_lab(request.emulate)
     found = next((node for node in lab.nodes if node.id == request.name), None)
     if found is None:
@@ -116,9 +118,17 @@ def _node(request: NodeRequest) -> NodeSettings:
         raise ControlError(
             f"{request.emulate} has no node {request.name!r}", hint=f"--name, one of: {names}"
         )
-    return NodeSettings(
-        name=found.id, rack=request.rack or found.rack, emulate=json.dumps(found.declaration)
-    )
+    return found, lab
+
+
+def _settings(
+    request: NodeRequest, lab_node: tuple[LabNode, Lab] | None, folder: Path
+) -> NodeSettings:
+    if lab_node is None:
+        return NodeSettings(name=request.name, rack=request.rack)
+    found, lab = lab_node
+    settings = settings_of(found, lab.inventory, folder)
+    return replace(settings, rack=request.rack or settings.rack)
 
 
 def _block(stop: threading.Event, processes: tuple[ProcessRecord, ...]) -> None:

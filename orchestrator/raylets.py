@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.logs import LOGS_ENV
-from actors.names import EMULATE_ENV, NODE_ENV, NODE_LABEL, RACK_ENV, RACK_LABEL, RUN_ENV
+from actors.names import (
+    EMULATE_ENV,
+    NODE_ENV,
+    NODE_LABEL,
+    PROBES_ENV,
+    RACK_ENV,
+    RACK_LABEL,
+    RECORDING_ENV,
+    RUN_ENV,
+    STAND_IN_ENV,
+)
+from actors.stand_in import StandIn, with_paths
 from actors.vendors import families
 
 OBJECT_STORE_BYTES = 100 * 1024**2
@@ -42,11 +53,17 @@ class NodeSettings:
     Attributes:
         name: our stable name; empty = derived from the machine.
         emulate: description of an emulated node as JSON; empty = the real machine.
+        recording: folder of a recorded machine that the node replays.
+        probes: names of the probes that look at it, joined by commas; empty = all.
+        stand_in: what makes vendors' own software believe in devices; None = nothing does.
     """
 
     name: str = ""
     rack: str = ""
     emulate: str = ""
+    recording: str = ""
+    probes: str = ""
+    stand_in: StandIn | None = None
 
 
 def ray_environment(
@@ -65,6 +82,9 @@ def ray_environment(
             NODE_ENV: node.name,
             RACK_ENV: node.rack,
             EMULATE_ENV: node.emulate,
+            RECORDING_ENV: node.recording,
+            PROBES_ENV: node.probes,
+            STAND_IN_ENV: "1" if node.stand_in is not None else "",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_initial_delay_ms": "2000",
             "RAY_health_check_period_ms": "1000",
@@ -81,7 +101,7 @@ def ray_environment(
         env["RAY_AUTH_MODE"] = "token"
         env["RAY_AUTH_TOKEN_PATH"] = str(shared.token_path)
         env.pop("RAY_AUTH_TOKEN", None)
-    return env
+    return with_paths(env, node.stand_in.environment) if node.stand_in is not None else env
 
 
 def ray_tools(address: str, token_path: Path | None) -> str:
@@ -106,7 +126,7 @@ def head_command(
 ) -> list[str]:
     """`ray start` of the head; it stays in the foreground of its own process."""
     return [
-        *_ray(),
+        *_ray(node),
         "start",
         "--block",
         "--head",
@@ -126,7 +146,7 @@ def worker_command(
 ) -> list[str]:
     """`ray start` of a node that joins the cluster at `address`."""
     return [
-        *_ray(),
+        *_ray(node),
         "start",
         "--block",
         f"--address={address}",
@@ -135,17 +155,22 @@ def worker_command(
     ]
 
 
-def _ray() -> list[str]:
-    return [sys.executable, "-m", "ray.scripts.scripts"]
+def _ray(node: NodeSettings) -> list[str]:
+    """`ray`, started by a process that meets the node's devices and labels it with them."""
+    prefix = node.stand_in.prefix if node.stand_in is not None else ()
+    labelled = [sys.executable, "-P", "-m", "orchestrator.labelled_start", "--"]
+    return [*prefix, *labelled, sys.executable, "-m", "ray.scripts.scripts"]
 
 
 def _node_options(node: NodeSettings, agent_port: int) -> list[str]:
     labels = {NODE_LABEL: node.name, RACK_LABEL: node.rack}
     given = ",".join(f"{key}={value}" for key, value in labels.items() if value)
+    named = {f.ray.resource for f in families().values() if f.ray is not None}
+    guessed = dict.fromkeys(sorted(named - {"GPU"}), 0)
     return [
         # Which accelerators exist is our agent's word, not Ray's guess.
         "--num-gpus=0",
-        f"--resources={json.dumps({})}",
+        f"--resources={json.dumps(guessed)}",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         f"--dashboard-agent-listen-port={agent_port}",
         "--disable-usage-stats",

@@ -137,7 +137,7 @@ def _join_declaration(schema: dict[str, Any]) -> None:
     declared = declaration_schema()
     schema["$defs"] |= declared["$defs"]
     schema["$defs"]["Group"]["properties"]["emulated"] = {"type": "boolean"}
-    schema["$defs"]["_Node"]["properties"] |= declared["properties"]
+    schema["$defs"]["NodeEntry"]["properties"] |= declared["properties"]
 
 
 def _join_short_forms(schema: dict[str, Any]) -> None:

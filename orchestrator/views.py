@@ -13,10 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from placement.devices import Device, Health
 from placement.explain import planned_ahead
-from placement.inventory import Inventory, Node
-from placement.units import gib
 
 Row = Mapping[str, Any]
 
@@ -34,6 +31,10 @@ _STYLES = {
     "move": "yellow",
     "warn": "yellow",
     "degraded": "yellow",
+    "degraded:": "yellow",
+    "recovered": "yellow",
+    "recovered:": "yellow",
+    "lost:": "red",
     "failed": "red",
     "fail": "red",
     "stop": "red",
@@ -60,46 +61,7 @@ def _cell(value: object) -> Text:
     return Text(word, style=_STYLES.get(word.partition(" ")[0], ""))
 
 
-# -- devices --------------------------------------------------------------------------------------------------------
-
-
-def devices_table(inventory: Inventory) -> Table:
-    """One row per run of equal devices of a node."""
-    rows = [row for node in inventory.nodes for row in _device_rows(node)]
-    return table(("NODE", "RACK", "DEVICES", "CLASS", "COUNT", "MEMORY", "STATE"), rows)
-
-
-def _device_rows(node: Node) -> list[tuple[object, ...]]:
-    runs: list[list[Device]] = []
-    for device in node.devices:
-        if runs and _kin(runs[-1][-1]) == _kin(device):
-            runs[-1].append(device)
-        else:
-            runs.append([device])
-    return [_device_row(node, run) for run in runs]
-
-
-def _kin(device: Device) -> tuple[object, ...]:
-    return device.device_class, device.memory_bytes, device.shares, device.health, device.emulated
-
-
-def _device_row(node: Node, run: list[Device]) -> tuple[object, ...]:
-    first, last = run[0], run[-1]
-    ids = first.id if len(run) == 1 else f"{first.id} - {last.id.rpartition('/')[2]}"
-    count = f"{first.shares} cores" if first.shares > 1 else len(run)
-    state = str(first.health)
-    if node.cordoned and first.health is Health.HEALTHY:
-        state = f"cordoned {node.cordon_reason}".rstrip()
-    mark = " EMULATED" if first.emulated else ""
-    return (
-        node.id,
-        node.rack or "-",
-        ids,
-        first.device_class,
-        count,
-        gib(first.memory_bytes),
-        state + mark,
-    )
+# -- problems ------------------------------------------------------------------------------------------------------
 
 
 def problems_view(problems: Iterable[Row]) -> list[Text]:

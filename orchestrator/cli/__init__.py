@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import calibrate, chat, cluster, observe, plan, setup, verify
+from . import calibrate, capture, chat, cluster, observe, plan, setup, verify
 from .program import Program, print_version
 
 
@@ -48,12 +48,14 @@ for command in (
     plan.scale,
     plan.explain,
     observe.devices,
+    observe.top,
     observe.ps,
     observe.status,
     observe.logs,
     chat.run,
     calibrate.calibrate,
     setup.doctor,
+    capture.capture,
     setup.schema,
     setup.completion,
 ):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .program import Finite, settings_of
+
+if TYPE_CHECKING:
+    from ..inventory_file import Level
 
 _FILE = click.Path(path_type=Path)
 
@@ -17,6 +21,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("--join", metavar="ADDRESS", help="Use this running Ray cluster (never ended by us).")
 @click.option(
     "--lab", metavar="FILE", type=_FILE, help="Emulate the cluster of FILE on this machine."
+)
+@click.option(
+    "--level",
+    type=click.Choice(["declared", "library"]),
+    help="How deep the lab pretends: to us only, or to the vendors' own software [default: as FILE says].",
 )
 @click.option("--host", help="Address of the endpoint [default: 127.0.0.1, or what the spec says].")
 @click.option(
@@ -31,6 +40,7 @@ def up(
     foreground: bool,
     join: str | None,
     lab: Path | None,
+    level: Level | None,
     host: str | None,
     port: int | None,
     gateways: int | None,
@@ -42,7 +52,9 @@ def up(
     if join is not None and lab is not None:
         raise click.UsageError("--join and --lab exclude each other.", context)
     settings = settings_of(context, host=host, port=port, gateways=gateways)
-    request = UpRequest(spec=spec, foreground=foreground, join=join, lab=lab)
+    if level is not None and lab is None:
+        raise click.UsageError("--level needs --lab.", context)
+    request = UpRequest(spec=spec, foreground=foreground, join=join, lab=lab, level=level)
     start(request, settings, click.echo)
 
 

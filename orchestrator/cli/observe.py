@@ -1,9 +1,10 @@
-"""Commands that look: devices, ps, status, logs."""
+"""Commands that look: devices, top, ps, status, logs."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +12,7 @@ from .. import exit_codes
 from .program import client_of, console, output_option, print_json, show
 
 if TYPE_CHECKING:
-    from placement.inventory import Inventory
+    from rich.console import RenderableType
 
     from ..client import Client
 
@@ -22,39 +23,73 @@ _WATCH_S = 1.0
 @click.option(
     "--inventory", metavar="FILE", help="Show the devices of this inventory file instead."
 )
+@click.option("-w", "--watch", is_flag=True, help="Show what each device does, until Ctrl-C.")
+@click.option("--links", is_flag=True, help="Show how the devices are joined.")
 @output_option("table", "json", "yaml")
 @click.pass_context
-def devices(context: click.Context, *, inventory: str | None, output: str) -> None:
+def devices(
+    context: click.Context, *, inventory: str | None, watch: bool, links: bool, output: str
+) -> None:
     """List the devices of all nodes.
 
-    -o yaml writes an inventory that `plan --inventory` reads.
+    -o yaml writes an inventory that `plan --inventory` reads; -o json has every fact and reading.
     """
-    problems: list[dict[str, str]] = []
     if inventory is not None:
-        from ..inventory_file import load_inventory
+        if watch:
+            raise click.UsageError("a file has nothing to watch; leave out --watch", context)
+        _show_devices(_document_of(inventory), output, links=links)
+        return
+    with client_of(context) as client:
+        if watch and output == "table":
+            _watch_devices(client)
+        else:
+            _show_devices(client.inventory_document(), output, links=links)
 
-        found = load_inventory(inventory)
-    else:
-        with client_of(context) as client:
-            found, problems = client.inventory()
-    _show_devices(found, problems, output)
+
+@click.command()
+@click.pass_context
+def top(context: click.Context) -> None:
+    """Show what each device does, each second until Ctrl-C; short for `devices --watch`."""
+    with client_of(context) as client:
+        _watch_devices(client)
 
 
-def _show_devices(found: Inventory, problems: list[dict[str, str]], output: str) -> None:
-    if output == "yaml":
-        from ..inventory_dump import dump_inventory
+def _document_of(file: str) -> dict[str, Any]:
+    import json
 
-        click.echo(dump_inventory(found), nl=False)
-    elif output == "json":
+    from placement.codec import encode
+
+    from ..inventory_file import load_inventory
+
+    return {"inventory": json.loads(encode(load_inventory(file))), "problems": []}
+
+
+def _show_devices(document: dict[str, Any], output: str, *, links: bool) -> None:
+    if output == "json":
+        print_json(document)
+    elif output == "yaml":
         import json
 
-        from placement.codec import encode
+        from placement.codec import decode
+        from placement.inventory import Inventory
 
-        print_json({"inventory": json.loads(encode(found)), "problems": problems})
+        from ..inventory_dump import dump_inventory
+
+        found = decode(Inventory, json.dumps(document["inventory"]))
+        click.echo(dump_inventory(found), nl=False)
     else:
-        from .. import views
+        from .. import device_views
 
-        show(views.devices_table(found), *views.problems_view(problems))
+        shown = (
+            [device_views.bonds_view(document)] if links else device_views.devices_view(document)
+        )
+        show(*shown)
+
+
+def _watch_devices(client: Client) -> None:
+    from .. import device_views
+
+    _live(lambda: device_views.watch_view(client.inventory_document(), client.replicas()))
 
 
 @click.command()
@@ -78,13 +113,18 @@ def ps(context: click.Context, *, watch: bool, output: str) -> None:
 
 
 def _watch(client: Client) -> None:
-    from rich.live import Live
-
     from .. import views
+
+    _live(lambda: views.replicas_table(client.replicas()))
+
+
+def _live(view: Callable[[], RenderableType]) -> None:
+    """Shows a view again each second, until Ctrl-C or until its data cannot be had any more."""
+    from rich.live import Live
 
     with Live(console=console(), auto_refresh=False) as live:
         while True:
-            live.update(views.replicas_table(client.replicas()), refresh=True)
+            live.update(view(), refresh=True)
             time.sleep(_WATCH_S)
 
 

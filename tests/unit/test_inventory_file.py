@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.inventory_dump import dump_inventory
-from orchestrator.inventory_file import load_inventory, load_lab, parse_inventory
+from orchestrator.inventory_file import load_inventory, parse_inventory
+from orchestrator.lab_file import load_lab
 from placement.catalog import catalog
 from placement.devices import Health
 from placement.errors import SpecError
