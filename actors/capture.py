@@ -23,7 +23,8 @@ from placement.ids import NodeId
 from .capture_layout import write_recording
 from .capture_notes import Notes, NotingHost
 from .host import Host, RecordedHost
-from .identifiers import Disguise, disguise, identifiers_in, parts
+from .identifiers import LEAST, NAME_FILES, Disguise, disguise, identifiers_in, parts
+from .machine import hostname, machine_id
 from .probe import Absent, Broken, Found, LiveProbe, Probe
 from .vendors import families
 from .versions import versions
@@ -56,7 +57,13 @@ class Captured:
 
 
 def capture(
-    source: Host, probes: Probes, directory: Path, salt: bytes, *, hashed: bool = True
+    source: Host,
+    probes: Probes,
+    directory: Path,
+    salt: bytes,
+    *,
+    hashed: bool = True,
+    deadline_s: float = DEADLINE_S,
 ) -> Captured:
     """Looks, writes and replays.
 
@@ -69,13 +76,19 @@ def capture(
     """
     _refuse_full(directory)
     host = NotingHost(source)
-    looks = _looked(host, probes)
-    rename = disguise(_identifiers(host.notes, looks) if hashed else (), salt)
+    # A machine's names identify it wherever they stand, also where no probe asks for them.
+    hostname(host)
+    machine_id(host)
+    looks = _looked(host, probes, deadline_s)
+    notes = host.notes.copy()
+    rename = disguise(_identifiers(notes, looks) if hashed else (), salt)
+    if hashed:
+        _unname(notes)
     try:
-        files = write_recording(host.notes, source, directory, _facts(source, host.notes), rename)
+        files = write_recording(notes, source, directory, _facts(source, notes), rename)
     except OSError as error:
         raise SpecError(f"{directory}: {error}", hint="name a folder of your own") from error
-    again = _looked(RecordedHost(directory), probes)
+    again = _looked(RecordedHost(directory), probes, deadline_s)
     return Captured(
         files=files,
         found=tuple((name, words) for name in looks if (words := _in_words(looks[name][0]))),
@@ -88,7 +101,14 @@ def _refuse_full(directory: Path) -> None:
         raise SpecError(f"{directory} is not an empty folder", hint="name a new folder")
 
 
-def _looked(host: Host, probes: Probes) -> dict[str, _Look]:
+def _unname(notes: Notes) -> None:
+    """A name too short to be found in texts without harm is hidden where it is told as such."""
+    for path in NAME_FILES:
+        if len((notes.reads.get(path) or "").strip()) in range(1, LEAST):
+            notes.reads[path] = f"{HIDDEN}\n"
+
+
+def _looked(host: Host, probes: Probes, deadline_s: float) -> dict[str, _Look]:
     """All probes at once, each with one poll; what hangs or raises is broken."""
     looks: dict[str, _Look] = {}
 
@@ -103,10 +123,10 @@ def _looked(host: Host, probes: Probes) -> dict[str, _Look]:
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    hangs = (Broken(reason=f"no answer within {DEADLINE_S:g} s"), {})
+    hangs = (Broken(reason=f"no answer within {deadline_s:g} s"), {})
     return {name: looks.get(name, hangs) for name in sorted(probes)}
 
 
@@ -174,12 +194,14 @@ def _software(source: Host, notes: Notes) -> Iterator[tuple[str, str]]:
 
 
 def _variables(notes: Notes) -> Iterator[tuple[str, str]]:
-    """Our own variables and those that select devices; of a secret only that it is set."""
+    """Our own variables and those that select devices; of others, and of secrets, only that they are set."""
     rules = [family.visible for family in families().values()]
     selecting = {name for rule in rules for name in (rule.variable, *rule.clear)}
     for name, value in sorted(notes.variables.items()):
-        if value is not None and (name.startswith("SHARDYARD_") or name in selecting):
-            yield name, HIDDEN if any(word in name for word in _SECRETS) else value
+        if value is not None:
+            told = name.startswith("SHARDYARD_") or name in selecting
+            secret = any(word in name for word in _SECRETS)
+            yield name, value if told and not secret else HIDDEN
 
 
 def _differences(
@@ -187,8 +209,8 @@ def _differences(
 ) -> Iterator[str]:
     derived = _derived(rename)
     for name, look in before.items():
-        wanted = {derived(rename(line)) for line in _lines(look)}
-        there = set(_lines(after[name]))
+        wanted = set(_lines(look, lambda text: derived(rename(text))))
+        there = set(_lines(after[name], str))
         yield from (f"{name}: only on the machine: {line}" for line in sorted(wanted - there))
         yield from (f"{name}: only in the recording: {line}" for line in sorted(there - wanted))
 
@@ -202,29 +224,30 @@ def _digest(word: str) -> str:
     return hashlib.sha256(word.encode()).hexdigest()[:12]
 
 
-def _lines(look: _Look) -> Iterator[str]:
+def _lines(look: _Look, rename: Callable[[str], str]) -> Iterator[str]:
     """A look as lines whose order says nothing: identifiers decide it, and a recording has other ones."""
     outcome, readings = look
     if not isinstance(outcome, Found):
-        yield _written(outcome)
+        yield _written(outcome, rename)
     else:
         for field in dataclasses.fields(outcome):
             value = getattr(outcome, field.name)
-            members = value.items() if isinstance(value, Mapping) else value
-            many = isinstance(value, (tuple, Mapping))
-            for member in members if many else (value,):
-                yield f"{field.name} {_written(member)}"
+            if isinstance(value, Mapping):
+                value = tuple((frozenset(ends), link) for ends, link in value.items())
+            for member in value if isinstance(value, tuple) else (value,):
+                yield f"{field.name} {_written(member, rename)}"
     for identity, reading in readings.items():
-        yield f"reading of {identity}: {_written(reading)}"
+        yield f"reading of {rename(identity)}: {_written(reading, rename)}"
 
 
-def _written(value: object) -> str:
-    """Like `repr`, with sets and the two ends of a link in order."""
+def _written(value: object, rename: Callable[[str], str]) -> str:
+    """Like `repr`, with sets in order and texts renamed."""
     if dataclasses.is_dataclass(value):
-        told = (f"{f.name}={_written(getattr(value, f.name))}" for f in dataclasses.fields(value))
+        names = [field.name for field in dataclasses.fields(value)]
+        told = (f"{name}={_written(getattr(value, name), rename)}" for name in names)
         return f"{type(value).__name__}({', '.join(told)})"
     if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(_written, value)))}}}"
+        return f"{{{', '.join(sorted(_written(v, rename) for v in value))}}}"
     if isinstance(value, tuple):
-        return f"({', '.join(map(_written, value))})"
-    return repr(value)
+        return f"({', '.join(_written(v, rename) for v in value)})"
+    return repr(rename(str(value))) if isinstance(value, str) else repr(value)

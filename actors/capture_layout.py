@@ -21,6 +21,9 @@ from .tools import Completed
 _LITERAL = "/proc/"
 """Its links lead to whoever looks (`self`), which a recording must not keep."""
 
+_MOST_NAME_BYTES = 240
+"""Of a file's name, with room for a suffix; file systems have 255."""
+
 Rename = Callable[[str], str]
 
 
@@ -42,7 +45,7 @@ class _Tree:
         for name in path.split("/")[1:]:
             here = f"{place}/{name}"
             there = self._resolved(here)
-            if there is not None and there != here:
+            if there is not None and there != here and not there.startswith(_LITERAL):
                 self.links[here] = there
                 here = there
             place = here
@@ -88,7 +91,7 @@ def write_recording(
 
 def _tree(notes: Notes, source: Host) -> _Tree:
     tree = _Tree(source)
-    for path in sorted(notes.paths()):
+    for path in sorted(filter(_recordable, notes.paths())):
         names, text = notes.lists.get(path, ()), notes.reads.get(path)
         if text is not None:
             tree.files[tree.place(path)] = text
@@ -106,7 +109,7 @@ def _exists(notes: Notes, source: Host, path: str) -> bool:
 def _note_folder(tree: _Tree, folder: str, names: tuple[str, ...]) -> None:
     """A folder and its names. What is only listed becomes an empty file, or a folder where it has names itself."""
     tree.folders.add(folder)
-    for name in names:
+    for name in filter(_recordable, names):
         child = tree.place(f"{folder}/{name}")
         if child not in tree.files and child not in tree.folders:
             _note_present(tree, child, unreadable=bool(tree.host.list(child)))
@@ -120,11 +123,15 @@ def _note_present(tree: _Tree, place: str, *, unreadable: bool) -> None:
         tree.files.setdefault(place, "")
 
 
+def _recordable(path: str) -> bool:
+    """Whether a file can have this path below a folder of ours."""
+    parts = path.split("/")
+    longest = max(len(part.encode(errors="replace")) for part in parts)
+    return ".." not in parts and "\0" not in path and longest <= _MOST_NAME_BYTES
+
+
 def _inside(directory: Path, path: str) -> Path:
-    parts = [part for part in path.split("/") if part]
-    if ".." in parts or "\0" in path:
-        raise OSError(f"a path that cannot be recorded: {path!r}")
-    return directory.joinpath(*parts)
+    return directory.joinpath(*(part for part in path.split("/") if part))
 
 
 def _write(place: Path, text: str) -> None:
@@ -156,7 +163,7 @@ def _write_answers(notes: Notes, directory: Path, rename: Rename) -> None:
 
 
 def _write_completed(folder: Path, name: str, done: Completed | None, rename: Rename) -> None:
-    if done is None:
+    if done is None or not _recordable(name):
         return
     if done == Completed(rc=0, out=done.out, err=""):
         _write(folder / f"{name}.txt", rename(done.out))

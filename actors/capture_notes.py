@@ -25,6 +25,10 @@ class Notes:
     libraries: dict[tuple[str, str], Completed | None] = field(default_factory=dict)
     fetches: dict[str, Fetched | None] = field(default_factory=dict)
 
+    def copy(self) -> Notes:
+        """What was noted until now; a probe that hangs may go on asking."""
+        return Notes(**{name: dict(getattr(self, name)) for name in self.__slots__})
+
     def paths(self) -> set[str]:
         """Every path that was asked about."""
         return {*self.reads, *self.lists, *self.resolves, *self.accesses}

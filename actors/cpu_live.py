@@ -16,8 +16,9 @@ from placement.units import KIB
 from .cpu_lists import parse_cpu_list
 from .cpu_packages import Package, packages_of
 from .host import Host
+from .hwmon import milli_c
 from .machine import memory_in_use_bytes
-from .quantities import power_w, temperature_c, whole
+from .quantities import power_w, whole
 from .report import Reading
 
 _NODES = "/sys/devices/system/node"
@@ -156,9 +157,8 @@ def _risen(file: str, before: _Counters | None, now: _Counters) -> bool:
 
 
 def _hottest(host: Host, near: Sequence[Package]) -> float | None:
-    told = (whole(host.read(file), most=1_000_000) for package in near for file in package.sensors)
-    degrees = (temperature_c(value / 1000) for value in told if value is not None)
-    return max((c for c in degrees if c is not None), default=None)
+    told = (milli_c(host.read(file)) for package in near for file in package.sensors)
+    return max((degrees for degrees in told if degrees is not None), default=None)
 
 
 def _memory_faults(host: Host, near: Sequence[Package]) -> Iterator[str]:

@@ -103,7 +103,7 @@ def probation_s(condition: Condition) -> float:
 def _judged(sight: Sight) -> tuple[Health, tuple[str, ...]]:
     """What a look says by itself: the vendor's word, or worse when the readings are."""
     assert sight.health is not None
-    faults = (*sight.evidence, *_faults(sight))
+    faults = tuple(dict.fromkeys((*sight.evidence, *_faults(sight))))
     if sight.health is Health.HEALTHY and faults:
         return Health.DEGRADED, faults
     if sight.health is not Health.HEALTHY and not faults:

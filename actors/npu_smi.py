@@ -84,12 +84,12 @@ class _Reader:
         first = cells[0].split()
         if first[:1] in (["NPU"], ["Chip"]):
             self.headers[first[0]] = cells
-        elif whole(first[0] if first else "") is None:
+        elif (number := whole(first[0] if first else "")) is None:
             return
         elif self._is_chip(cells, first[1:]):
-            self._chip(cells, first)
+            self._chip(number, first[1:], cells)
         else:
-            self._card(cells, first)
+            self._card(number, first[1:], cells)
 
     def _is_chip(self, cells: Sequence[str], rest: Sequence[str]) -> bool:
         if pci_address(cells[1]) is not None:
@@ -103,20 +103,20 @@ class _Reader:
             self.cut.append(self.card.npu)
         self.complete = True
 
-    def _card(self, cells: Sequence[str], first: Sequence[str]) -> None:
+    def _card(self, number: int, words: Sequence[str], cells: Sequence[str]) -> None:
         self.close()
         values = _columns(self.headers.get("NPU"), cells)
         self.complete = False
         self.card = Chip(
-            npu=int(first[0]),
+            npu=number,
             chip=0,
-            name=text_of(" ".join(first[1:])),
+            name=text_of(" ".join(words)),
             health=text_of(cells[1]) or "UNKNOWN",
             power_w=power_w(values.get("power")),
             temperature_c=temperature_c(values.get("temp", "")),
         )
 
-    def _chip(self, cells: Sequence[str], first: Sequence[str]) -> None:
+    def _chip(self, number: int, words: Sequence[str], cells: Sequence[str]) -> None:
         if self.card is None:
             return
         values = _columns(self.headers.get("Chip"), cells)
@@ -127,8 +127,8 @@ class _Reader:
         self.chips.append(
             replace(
                 self.card,
-                chip=int(first[0]),
-                physical=whole(first[1]) if len(first) > 1 else None,
+                chip=number,
+                physical=whole(words[0]) if words else None,
                 pci=pci_address(cells[1]),
                 power_w=watts,
                 utilisation=ratio(values.get("aicore")),
@@ -154,7 +154,7 @@ def overview(text: str) -> Overview:
 def logical_ids(text: str) -> dict[tuple[int, int], int]:
     r"""Card and chip -> the number by which programs select it, from `npu-smi info -m`.
 
-    >>> logical_ids("NPU ID   Chip ID   Chip Logic ID   Chip Name\\n8  0  3  Ascend 910B3\\n8  1  -  Mcu")
+    >>> logical_ids("NPU ID   Chip ID   Chip Logic ID   Chip Name\n8  0  3  Ascend 910B3\n8  1  -  Mcu")
     {(8, 0): 3}
     """
     found: dict[tuple[int, int], int] = {}

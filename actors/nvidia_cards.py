@@ -12,11 +12,11 @@ from typing import Any
 
 from placement.devices import DeviceClass, Health
 
-from .nvidia_classes import FAMILY, card_class, instance_bytes, instance_class, profile
+from .nvidia_classes import FAMILY, card_class, instance_bytes, instance_class, profile, watts
 from .nvidia_health import evidence, lost
 from .pci import PciFunction
 from .probe import Accelerator
-from .quantities import pci_address, power_w, size_bytes, temperature_c, text_of, whole
+from .quantities import pci_address, size_bytes, temperature_c, text_of, whole
 
 _NOTES = (
     ("capability", "compute capability"),
@@ -79,16 +79,6 @@ def instances(
         _instance(row, uuid, sharing[whole(row.get("gi"))], card, parent, parent_class)
         for uuid, row in sorted(named.items(), key=lambda pair: _order(pair[1]))
     ]
-
-
-def watts(milliwatts: object) -> float | None:
-    """NVML's milliwatts; None for what no card draws.
-
-    >>> watts(700000), watts(-1), watts(4294967295)
-    (700.0, None, None)
-    """
-    value = whole(milliwatts, most=10**9)
-    return None if value is None else power_w(value / 1000.0)
 
 
 def _instance(

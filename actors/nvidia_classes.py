@@ -49,7 +49,7 @@ def card_class(card: Mapping[str, Any], memory_bytes: int | None) -> DeviceClass
         memory_bytes=memory_bytes,
         bandwidth_bytes_per_s=bandwidth(card),
         flops=flops or None,
-        power_w=_watts(card.get("power_limit_mw")),
+        power_w=watts(card.get("power_limit_mw")),
     )
     if not flops:
         return made
@@ -94,6 +94,16 @@ def rates(card: Mapping[str, Any]) -> dict[Dtype, float]:
     if generation >= (8, 9):
         found["fp8"] = 2.0 * half
     return found
+
+
+def watts(milliwatts: object) -> float | None:
+    """NVML's milliwatts; None for what no card draws.
+
+    >>> watts(700000), watts(-1), watts(4294967295)
+    (700.0, None, None)
+    """
+    value = whole(milliwatts, most=10**9)
+    return None if value is None else power_w(value / 1000.0)
 
 
 def profile(instance: Mapping[str, Any]) -> str:
@@ -142,8 +152,3 @@ def instance_class(
         source=f"{parent.name} in proportion to {slices} of {SLICES} slices and {round(memory / MIB)} MiB",
         recalled=tuple(dict.fromkeys((*parent.recalled, "gbyte_per_s", "tflops", "watts"))),
     )
-
-
-def _watts(milliwatts: object) -> float | None:
-    value = whole(milliwatts, most=10**9)
-    return None if value is None else power_w(value / 1000.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .nvidia_cards import watts
+from .nvidia_classes import watts
 from .nvidia_health import evidence
 from .probe import Accelerator
 from .quantities import ratio, temperature_c, used_bytes, whole

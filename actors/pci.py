@@ -45,25 +45,31 @@ class PciFunction:
         return f"{DEVICES}/{self.address}"
 
 
-def pci_functions(host: Host, vendors: Iterable[str] = ()) -> tuple[PciFunction, ...]:
-    """The functions of these vendor ids (all, when none is named), by address."""
-    wanted = {v.lower() for v in vendors}
+def pci_functions(
+    host: Host, vendors: Iterable[str] = (), kinds: Iterable[str] = ()
+) -> tuple[PciFunction, ...]:
+    """The functions of these vendor ids and beginnings of class codes, by address; all, where none is named."""
+    wanted, prefixes = {v.lower() for v in vendors}, tuple(kinds)
     found: list[PciFunction] = []
     for name in host.list(DEVICES):
-        address = pci_address(name)
-        vendor = _id(host.read(f"{DEVICES}/{name}/vendor"), 4)
-        if address is None or vendor is None or (wanted and vendor not in wanted):
+        address, folder = pci_address(name), f"{DEVICES}/{name}"
+        if address is None:
             continue
-        function = pci_function(host, address, vendor)
+        # A server has hundreds of functions: what rules one out is read before the rest of it.
+        if wanted and _id(host.read(f"{folder}/vendor"), 4) not in wanted:
+            continue
+        if prefixes and not (_id(host.read(f"{folder}/class"), 6) or "").startswith(prefixes):
+            continue
+        function = pci_function(host, address)
         if function is not None:
             found.append(function)
     return tuple(found)
 
 
-def pci_function(host: Host, address: str, vendor: str | None = None) -> PciFunction | None:
+def pci_function(host: Host, address: str) -> PciFunction | None:
     """The function at an address; None when sysfs does not know it."""
     folder = f"{DEVICES}/{address}"
-    vendor = vendor or _id(host.read(f"{folder}/vendor"), 4)
+    vendor = _id(host.read(f"{folder}/vendor"), 4)
     device = _id(host.read(f"{folder}/device"), 4)
     kind = _id(host.read(f"{folder}/class"), 6)
     if vendor is None or device is None or kind is None:

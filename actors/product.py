@@ -29,6 +29,7 @@ class _Row:
     words: tuple[str, ...]
     pci: tuple[str, ...]
     gib: float | None
+    name: str
 
     def fits(self, product: str, pci: str | None, memory_bytes: int | None) -> bool:
         named = bool(self.words) and all(w in product for w in self.words)
@@ -53,6 +54,16 @@ def listed(
     name = product.lower()
     row = next((r for r in _rows(family) if r.fits(name, pci, memory_bytes)), None)
     return catalog()[row.device_class] if row is not None else None
+
+
+def product_name(family: str, pci: str, memory_bytes: int | None = None) -> str | None:
+    """What a PCI device id stands for, where the vendor's interface tells no name; None when no row says.
+
+    >>> product_name("amd", "740f")
+    'AMD Instinct MI210'
+    """
+    row = next((r for r in _rows(family) if r.name and r.fits("", pci, memory_bytes)), None)
+    return row.name if row is not None else None
 
 
 def usable_bytes(device_class: DeviceClass, memory_bytes: int | None) -> int:
@@ -152,6 +163,7 @@ def _rows(family: str) -> tuple[_Row, ...]:
             words=tuple(w.lower() for w in row.get("words", ())),
             pci=tuple(row.get("pci", ())),
             gib=row.get("gib"),
+            name=row.get("name", ""),
         )
         for row in rows
     )

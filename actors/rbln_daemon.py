@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from placement.units import GIB
@@ -39,14 +39,9 @@ EVENTS = {
 }
 """Sources of events by number, as the daemon's interface lists them."""
 
-_LISTENS = re.compile(r"^\s*[0-9]+: [0-9A-Fa-f]+:([0-9A-Fa-f]{4}) [0-9A-Fa-f]+:0000 0A ", re.M)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Live:
-    """What the daemon says that its devices do now, by kernel name. Power is the whole card's."""
-
-    readings: Mapping[str, Reading]
+_LISTENS = re.compile(
+    r"^\s*[0-9]+: [0-9A-Fa-f]+:([0-9A-Fa-f]{4}) [0-9A-Fa-f]+:0000 0A ", re.MULTILINE
+)
 
 
 def place_of_daemon(host: Host) -> str | None:
@@ -97,7 +92,7 @@ def _asked(host: Host, question: str) -> Mapping[str, Any] | None:
         said = json.loads(answer.out)
     except (ValueError, RecursionError):
         return None
-    return said if isinstance(said, dict) else None
+    return said if isinstance(said, dict) and not said.get("error") else None
 
 
 def _told(
@@ -117,25 +112,28 @@ def _told(
         firmware=text_of(info.get("fw_version")),
         memory_bytes=_gib(info.get("total_mem")) or None,
         group=group_of(place.get("rsd_group")),
-        evidence=by_state(whole(info.get("dev_status")), "the daemon"),
-        hidden=bool(whole(device.get("num_vfs"))),
-        reading=_reading(info),
+        evidence=_evidence(info),
     )
 
 
 def _reading(info: Mapping[str, Any]) -> Reading:
     """One device's figures; all unknown where the daemon says that they are invalid."""
-    if not info or info.get("err_status"):
-        return Reading()
-    evidence = by_state(whole(info.get("dev_status")), "the daemon")
+    if info.get("err_status"):
+        return Reading(faults=_evidence(info))
     reading = Reading(
         memory_used_bytes=_gib(info.get("used_mem")),
         utilisation=ratio(info.get("utilization")),
         temperature_c=temperature_c(_scaled(info.get("temperature"), 1e-3, above=250.0)),
         power_w=power_w(_scaled(info.get("watt"), 1e-6, above=20_000.0)),
-        faults=evidence,
+        faults=_evidence(info),
     )
     return in_performance_state(reading, whole(info.get("p_state")))
+
+
+def _evidence(info: Mapping[str, Any]) -> tuple[str, ...]:
+    if info.get("err_status"):
+        return ("the daemon cannot read it",)
+    return by_state(whole(info.get("dev_status")), "the daemon")
 
 
 def _scaled(given: object, factor: float, *, above: float) -> float | None:

@@ -25,6 +25,7 @@ from .quantities import (
 )
 from .rbln_told import Told, in_performance_state, number_of
 from .report import Reading
+from .tools import Completed
 
 TOOLS = ("rbln-smi", "rbln-stat")
 TIMEOUT_S = 2.0
@@ -32,21 +33,13 @@ NAME = re.compile(r"rbln(0|[1-9][0-9]{0,3})")
 """How the kernel calls a device."""
 
 
-def rows_of_tool(host: Host) -> tuple[Told, ...] | Broken | None:
+def rows_of_tool(host: Host, timeout_s: float = TIMEOUT_S) -> tuple[Told, ...] | Broken | None:
     """What the first installed of both tools says; None when there is none."""
     for tool in TOOLS:
-        answer = host.run([tool, "-j"], TIMEOUT_S)
-        if answer is None:
-            continue
-        if answer.ended == "timeout":
-            return _broken(tool, f"did not answer in {TIMEOUT_S:g} s")
-        if answer.ended == "output_cap":
-            return _broken(tool, "printed without end")
-        rows = rows_of(document(answer.out))
-        if rows is None:
-            said = f": {(text_of(answer.err) or text_of(answer.out) or 'nothing was printed')}"
-            return _broken(tool, f"ended with status {answer.rc} and no list of devices{said}")
-        return rows
+        answer = host.run([tool, "-j"], timeout_s)
+        if answer is not None:
+            rows = rows_of(document(answer.out)) if answer.ended == "exit" else None
+            return rows if rows is not None else _broken(tool, answer)
     return None
 
 
@@ -123,8 +116,12 @@ def _mapping(given: object) -> Mapping[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _broken(tool: str, what: str) -> Broken:
+def _broken(tool: str, answer: Completed) -> Broken:
+    said = text_of(answer.err) or text_of(answer.out) or "nothing was printed"
+    how = {"timeout": "did not end in time", "output_cap": "printed without end"}.get(
+        answer.ended, f"ended with status {answer.rc} and without a list of devices: {said}"
+    )
     return Broken(
-        reason=f"{tool} -j {what}"[:400],
-        hint=f"run {tool} -j on the node; if it fails there too, look at dmesg for the driver rebellions",
+        reason=f"{tool} -j {how}",
+        hint=f"run {tool} -j on the node; if it fails there too, look for rebellions in dmesg",
     )

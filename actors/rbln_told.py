@@ -28,8 +28,7 @@ class Told:
         board: serial number of the card; dies of one card share it.
         group: RSD group that it is a member of; empty = none, or not told.
         evidence: why it is not healthy.
-        hidden: a physical function whose virtual ones carry the work.
-        reading: what it does now; power is the whole card's.
+        reading: what it does now, where that came in the same answer; power is the whole card's.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Told:
     group: str = ""
     lanes: str = ""
     evidence: tuple[str, ...] = ()
-    hidden: bool = False
     reading: Reading = field(default_factory=Reading)
 
 
@@ -87,16 +85,17 @@ def in_performance_state(reading: Reading, state: int | None) -> Reading:
     return replace(reading, throttled=_THROTTLED.get(state or 0, ()))
 
 
-def per_die(told: Mapping[str, Told], dies: Mapping[str, int]) -> dict[str, Told]:
-    """Each row with its die's part of the card's power, which every die of a card repeats.
+def per_die(readings: Mapping[str, Reading], dies: Mapping[str, int]) -> dict[str, Reading]:
+    """Each reading with its die's part of the card's power, which every die of a card repeats.
 
     Args:
-        told: by kernel name.
-        dies: kernel name -> dies of its card that this machine has; 0 = unknown, and so is the power then.
+        readings: by identity.
+        dies: identity -> dies of its card that this machine has; 0 = unknown, and so is the power then.
     """
-    return {name: replace(row, reading=_part(row.reading, dies[name])) for name, row in told.items()}
+    return {
+        key: replace(r, power_w=_part(r.power_w, dies.get(key, 0))) for key, r in readings.items()
+    }
 
 
-def _part(reading: Reading, dies: int) -> Reading:
-    power = reading.power_w
-    return replace(reading, power_w=power / dies if power is not None and dies else None)
+def _part(power_w: float | None, dies: int) -> float | None:
+    return power_w / dies if power_w is not None and dies else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .host import Host
 from .pci import DEVICES
 from .quantities import document, measure, pci_address, power_w, temperature_c, text_of, whole
+from .tools import Completed
 
 CLASS = "/sys/class/rngd_mgmt"
 NODES = "/dev/rngd"
@@ -22,7 +23,8 @@ PE_BYTES = {"0001": 6_375_342_080, "0002": 9_596_567_552}
 HIGHEST_HZ = 1_000_000_000.0
 """Of a PE; recalled from the product brief."""
 
-LIBRARY_TIMEOUT_S = 2.5
+LIBRARY_TIMEOUT_S = 2.0
+TOOL_TIMEOUT_S = 1.5
 
 _MANAGEMENT = re.compile(r"rngd!npu([0-9]{1,4})mgmt")
 _PAIR = re.compile(r"^\s*(\w+):\s*(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})\s*$", re.MULTILINE)
@@ -118,13 +120,12 @@ def card(host: Host, index: int) -> Card | None:
     )
 
 
-def cards_of_library(host: Host) -> dict[int, Card]:
-    """Cards by index as the vendor's library tells; for a driver whose files it reads and we do not."""
-    answer = host.ask("furiosa", "cards", LIBRARY_TIMEOUT_S)
-    if answer is None or answer.ended != "exit" or answer.rc != 0:
-        return {}
-    rows = document(answer.out)
-    made = (_told(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
+def cards_as_told(host: Host) -> dict[int, Card]:
+    """Cards by index as the vendor's library, else its tool tells; for a driver whose files they read and we do not."""
+    rows = _rows(host.ask("furiosa", "cards", LIBRARY_TIMEOUT_S))
+    if not rows:
+        rows = _rows(host.run(["furiosa-smi", "info", "--format", "json"], TOOL_TIMEOUT_S))
+    made = [_told(_named(row)) for row in rows]
     return {c.index: c for c in made if c is not None}
 
 
@@ -208,7 +209,7 @@ def pairs(text: str | None) -> dict[str, int]:
     """Numbers with names, one to a line: `dram_usage: 0x1000`.
 
     >>> pairs("dram_capacity: 0xbc0003000")
-    {'dram_capacity': 50465869824}
+    {'dram_capacity': 50465878016}
     """
     found = ((name, whole(value, most=_MOST)) for name, value in _PAIR.findall(text or ""))
     return {name: value for name, value in found if value is not None}
@@ -242,6 +243,28 @@ def _cycles(host: Host, index: int, held: frozenset[int]) -> Iterator[tuple[int,
 def _version(text: str | None) -> str | None:
     """`2026.3.0, 2d3f72a` without the hash of its source."""
     return text_of((text or "").partition(",")[0])
+
+
+def _rows(answer: Completed | None) -> list[dict[str, object]]:
+    if answer is None or answer.ended != "exit" or answer.rc != 0:
+        return []
+    rows = document(answer.out)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _named(row: dict[str, object]) -> dict[str, object]:
+    """A row of the tool in the words of the library's script; the tool does not tell whether a card is alive."""
+    if "pci_bdf" not in row:
+        return row
+    name = text_of(row.get("dev_name")) or ""
+    return {
+        "index": name.removeprefix("npu"),
+        "pci": row["pci_bdf"],
+        "uuid": row.get("device_uuid"),
+        "serial": row.get("device_sn"),
+        "product": row.get("arch"),
+        "firmware": row.get("firmware"),
+    }
 
 
 def _told(row: Mapping[str, object]) -> Card | None:

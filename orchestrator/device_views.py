@@ -121,7 +121,7 @@ def _unwell(document: Row) -> Iterator[Text]:
     facts = _facts(document)
     for node in document["inventory"]["nodes"]:
         for device in node["devices"]:
-            why = "; ".join(facts.get(device["id"], {}).get("evidence") or ())
+            why = _evidence(facts.get(device["id"], {}))
             if why and device.get("health", "healthy") != "healthy":
                 yield Text(f"{device['id']} is {device['health']}: {why}", style="yellow")
 
@@ -163,11 +163,16 @@ def _now(device: Row, facts: Row, reading: Row, node: Row) -> tuple[object, ...]
 
 def _because(facts: Row, reading: Row) -> str:
     """Why its state is what it is, and what slows it down."""
-    evidence = "; ".join(facts.get("evidence") or ())
+    evidence = _evidence(facts)
     throttled = ", ".join(reading.get("throttled") or ())
     return (f": {evidence}" if evidence else "") + (
         f" (throttled: {throttled})" if throttled else ""
     )
+
+
+def _evidence(facts: Row) -> str:
+    """Each sentence once: a look and a reading may both have it."""
+    return "; ".join(dict.fromkeys(facts.get("evidence") or ()))
 
 
 def _slots(replicas: Iterable[Row]) -> dict[str, str]:

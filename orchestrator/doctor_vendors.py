@@ -146,7 +146,7 @@ def _unwell(here: Surroundings, family: Family, devices: Sequence[Device]) -> It
     evidence = {facts.device: facts.evidence for facts in here.report.facts}
     for device in devices:
         if device.health is not Health.HEALTHY:
-            why = "; ".join(evidence.get(device.id, ())) or "no evidence is told"
+            why = "; ".join(dict.fromkeys(evidence.get(device.id, ()))) or "no evidence is told"
             yield Check(
                 check=family.name,
                 status="warn",
@@ -187,7 +187,7 @@ def _packages(here: Surroundings, row: _Row) -> Iterator[Check]:
                 check=family.name,
                 status="warn",
                 detail=f"{name} {version}, supported is {wanted}",
-                hint=f"pip install '{name}{wanted}'",
+                hint=_pip(family, name),
             )
     other = PYTHON_ENV + family.library.upper().replace("-", "_")
     if family.packages and not row.packages and other not in here.environment:
@@ -200,9 +200,14 @@ def _packages(here: Surroundings, row: _Row) -> Iterator[Check]:
 
 
 def _install(family: Family, other: str) -> str:
-    name, wanted = next(iter(family.packages.items()))
     elsewhere = f", or name the interpreter that has it: {other}=PATH" if family.library else ""
-    return f"pip install '{name}{wanted}'{elsewhere}"
+    return _pip(family, next(iter(family.packages))) + elsewhere
+
+
+def _pip(family: Family, name: str) -> str:
+    first = name == next(iter(family.packages))
+    index = f"--extra-index-url {family.index} " if family.index and first else ""
+    return f"pip install {index}'{name}{family.packages[name]}'"
 
 
 def _driver(here: Surroundings, family: Family) -> Iterator[Check]:

@@ -68,7 +68,7 @@ def _mentioned(report: NodeReport) -> set[str]:
 
 
 def _is_claim(identity: str) -> bool:
-    return bool(identity) and not identity.startswith(("cpu:", "remote:"))
+    return bool(identity) and not identity.startswith("cpu:")
 
 
 def _double(device: str, owner: str) -> BrokenProbe:

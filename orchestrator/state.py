@@ -236,8 +236,8 @@ FAILING_SPEED = 0.25
 
 def speed_of(state: State, slot: str) -> float:
     """What the devices of a slot reach now of what was planned: the slowest counts."""
-    known = state.slots.get(slot)
-    mine = set(known.devices) if known is not None else set[str]()
+    planned = state.plan.slots if state.plan is not None else ()
+    mine = {device for one in planned if one.id == slot for device in one.devices}
     found = (d for node in state.nodes.values() for d in node.report.devices if d.id in mine)
     speeds = (d.speed if d.health is Health.HEALTHY else FAILING_SPEED for d in found)
     return min(speeds, default=1.0)

@@ -17,10 +17,12 @@ from placement.devices import Device
 from placement.ids import DeviceId, NodeId
 from placement.units import GIB, KIB
 
+from ..cpu_lists import cpu_list, parse_cpu_list
+from ..cpu_live import CpuLive
 from ..host import Host
 from ..machine import cpu_quota, machine_id, memory_limit_bytes, number
 from ..probe import Broken, Found
-from ..report import CpuFacts
+from ..report import CpuFacts, Reading
 
 RESERVE_RATIO = 0.1
 """Part of the memory kept for the system, Ray and the gateway ..."""
@@ -48,6 +50,10 @@ class CpuProbe:
     """Reads `/proc` and `/sys`; whatever of them is missing stays unknown."""
 
     name: ClassVar[str] = "cpu"
+    watches: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self._live = CpuLive()
 
     def probe(self, host: Host, node: NodeId) -> Found | Broken:
         """See `Probe`. Without a memory size there are facts but no devices."""
@@ -68,6 +74,11 @@ class CpuProbe:
             )
             return Found(cpu=facts, broken=(missing,))
         return Found(cpu=facts, devices=_devices(host, node, facts, domains, memory_bytes))
+
+    def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:
+        """See `LiveProbe`."""
+        limit = found.cpu.memory_limit_bytes if found.cpu is not None else None
+        return self._live.readings(host, found.devices, limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,29 +113,10 @@ def _cpuinfo(host: Host) -> dict[int, dict[str, str]]:
 
 
 def _online(host: Host, blocks: Mapping[int, object]) -> tuple[int, ...]:
-    listed = _cpu_list(host.read(f"{_CPUS}/online")) or _cpu_list(host.read(f"{_CPUS}/present"))
+    listed = parse_cpu_list(host.read(f"{_CPUS}/online")) or parse_cpu_list(
+        host.read(f"{_CPUS}/present")
+    )
     return tuple(sorted(listed or blocks))
-
-
-def _cpu_list(text: str | None) -> frozenset[int]:
-    """The kernel's list format, `0-3,8`."""
-    cpus: set[int] = set()
-    for part in (text or "").strip().split(","):
-        if found := re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part):
-            first, last = int(found[1]), int(found[2] or found[1])
-            cpus.update(range(first, last + 1))
-    return frozenset(cpus)
-
-
-def _listed(cpus: Sequence[int]) -> str:
-    """Inverse of `_cpu_list`."""
-    runs: list[tuple[int, int]] = []
-    for cpu in cpus:
-        if runs and runs[-1][1] == cpu - 1:
-            runs[-1] = (runs[-1][0], cpu)
-        else:
-            runs.append((cpu, cpu))
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _topology(
@@ -154,12 +146,12 @@ def _from_sysfs(host: Host, cpu: int) -> _Core:
 def _domains(host: Host, cpus: Sequence[int], topology: Mapping[int, _Core]) -> tuple[_Domain, ...]:
     """All NUMA domains, also those that are not ours to use; a machine that tells none is one domain."""
     affinity = _field(host.read("/proc/self/status"), "Cpus_allowed_list")
-    allowed = frozenset(cpus) & (_cpu_list(affinity) or frozenset(cpus))
+    allowed = frozenset(cpus) & (parse_cpu_list(affinity) or frozenset(cpus))
     domains = tuple(
         _domain(int(name[4:]), members, allowed, topology, host.read(f"{_NODES}/{name}/meminfo"))
         for name in host.list(_NODES)
         if re.fullmatch(r"node[0-9]{1,4}", name)
-        and (members := _cpu_list(host.read(f"{_NODES}/{name}/cpulist")) & frozenset(cpus))
+        and (members := parse_cpu_list(host.read(f"{_NODES}/{name}/cpulist")) & frozenset(cpus))
     )
     if any(domain.cpus for domain in domains):
         return tuple(sorted(domains, key=lambda domain: domain.number))
@@ -247,7 +239,7 @@ def _devices(
             shares=count,
             island=domain.number,
             identity=f"cpu:{machine}:numa{domain.number}",
-            handle=_listed(domain.cpus),
+            handle=cpu_list(domain.cpus),
         )
         for domain, count, own_bytes in zip(domains, shares, memory, strict=True)
         if count

@@ -8,6 +8,7 @@ from math import ceil
 
 from placement.catalog import classes_of, engines_for
 from placement.demand import Demand
+from placement.devices import at_speed
 from placement.ids import slot_id
 from placement.inventory import Inventory
 from placement.layout import Layout, stored_dtype
@@ -102,19 +103,20 @@ def _slots(problem: Problem, demand: Demand) -> list[tuple[Slot, float]]:
 
 def _layouts(inventory: Inventory, demand: Demand, facts):
     classes = classes_of(inventory)
-    kinds = {(d.device_class, d.emulated) for n in inventory.nodes for d in n.devices}
-    for name, emulated in sorted(kinds):
-        for engine in engines_for(classes[name], emulated=emulated):
+    kinds = {(d.device_class, d.emulated, d.speed) for n in inventory.nodes for d in n.devices}
+    for name, emulated, speed in sorted(kinds):
+        figures = at_speed(classes[name], speed)
+        for engine in engines_for(figures, emulated=emulated):
             for tp in engine.tp:
                 for pp in range(1, engine.pp + 1):
-                    for stages in _stages(inventory, name, emulated, facts, tp, pp):
+                    for stages in _stages(inventory, (name, emulated, speed), facts, tp, pp):
                         node = inventory.node(stages[0].node)
                         ready = any(
                             (a.model, a.device_class, a.tp) == (demand.id, name, tp)
                             for a in node.artifacts
                         )
-                        slot = _slot(demand, facts, name, engine, classes[name], tp, pp, stages)
-                        yield replace(slot, emulated=emulated), classes[name], engine, ready
+                        slot = _slot(demand, facts, name, engine, figures, tp, pp, stages)
+                        yield replace(slot, emulated=emulated), figures, engine, ready
 
 
 def _slot(demand, facts, name, engine, device_class, tp, pp, stages) -> Slot:
@@ -143,13 +145,13 @@ def _dtype(demand, facts, engine, device_class) -> str:
     return next((d for d in ("bf16", "fp16", "fp32") if d in computes), "bf16")
 
 
-def _stages(inventory: Inventory, name: str, emulated: bool, facts, tp: int, pp: int):
+def _stages(inventory: Inventory, kind: tuple[str, bool, float], facts, tp: int, pp: int):
     """Every way to seat pp groups of tp devices, with every power-of-two share count."""
     if pp > facts.layers:
         return
     groups = []
     for node in inventory.nodes:
-        own = [d for d in node.devices if d.device_class == name and d.emulated == emulated]
+        own = [d for d in node.devices if (d.device_class, d.emulated, d.speed) == kind]
         groups.extend(
             (node.id, group)
             for group in combinations(own, tp)

@@ -42,6 +42,9 @@ def nodes(draw, name: str) -> Node:
             unhealthy=(0,) if draw(st.integers(0, 7)) == 0 else (),
             emulated=emulated,
         )
+        if draw(st.integers(0, 5)) == 0:
+            slow = draw(st.sampled_from((0.25, 0.5, 0.75)))
+            found = (replace(found[0], speed=slow), *found[1:])
     compiled = draw(st.sampled_from((0, 0, 1, 2))) if kind == "RBLN_ATOM" else 0
     held = (Artifact(model="m1", device_class=kind, tp=compiled),) if compiled else ()
     return node(name, found, rack=rack, cordoned=cordoned, artifacts=held)

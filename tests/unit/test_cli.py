@@ -13,9 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from support.control import FakeControl, control_server
 
-from orchestrator.cli import main
+from orchestrator.cli import main, observe
 from orchestrator.inventory_file import load_inventory
 from orchestrator.spec import load_app
+from placement.codec import encode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APP = str(EXAMPLES / "mixed-lab" / "app.yaml")
@@ -431,13 +432,62 @@ def test_status_lists_problems_with_the_next_command(shardyard: Any, control: Fa
 
 
 def test_devices_of_a_cluster(shardyard: Any, control: FakeControl) -> None:
-    from placement.codec import encode
-
     inventory = json.loads(encode(load_inventory(LAB)))
     control.answers["GET /v1/inventory"] = {"inventory": inventory, "problems": []}
     assert "FURIOSA_RNGD" in shardyard("devices").stdout
     assert json.loads(shardyard("devices", "-o", "json").stdout)["inventory"] == inventory
     assert shardyard("devices", "-o", "yaml").stdout.startswith("generation: 0\n")
+
+
+LIVE = {
+    "facts": [{"device": "rngd-1/0", "evidence": ["PE 3 failed"], "power_limit_w": 180.0}],
+    "readings": {"rngd-1/0": {"power_w": 61.0, "utilisation": 0.25}},
+    "bonds": [{"members": ["rngd-1/0", "rngd-1/1"], "link": {"kind": "switch"}}],
+}
+
+
+def test_devices_pass_on_what_is_known_of_each(shardyard: Any, control: FakeControl) -> None:
+    inventory = json.loads(encode(load_inventory(LAB)))
+    control.answers["GET /v1/inventory"] = {"inventory": inventory, "problems": [], **LIVE}
+    told = json.loads(shardyard("devices", "-o", "json").stdout)
+    assert {key: told[key] for key in LIVE} == LIVE
+    assert "61 W" in shardyard("devices").stdout
+    assert "rngd-1/0,1  switch" in shardyard("devices", "--links").stdout
+
+
+@pytest.mark.parametrize("command", [["devices", "--watch"], ["top"]])
+def test_watching_devices_goes_on_until_the_cluster_is_gone(
+    shardyard: Any, control: FakeControl, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    class Twice(dict[str, Any]):
+        """The controller forgets us after the second answer."""
+
+        def __getitem__(self, route: str) -> Any:
+            asked = sum(a.startswith(route) for a, _ in control.asked)
+            return (
+                super().__getitem__(route)
+                if asked <= 2
+                else (401, {"code": "control.unauthorized", "message": "no"})
+            )
+
+    monkeypatch.setattr(observe, "_WATCH_S", 0.0)
+    inventory = json.loads(encode(load_inventory(LAB)))
+    control.answers = Twice(
+        {
+            "GET /v1/inventory": {"inventory": inventory, "problems": [], **LIVE},
+            "GET /v1/replicas": {"replicas": [READY | {"devices": ["rngd-1/0"]}]},
+        }
+    )
+    done = shardyard(*command)
+    assert done.exit_code == 4
+    assert "61/180 W" in done.stdout
+    assert "healthy EMULATED: PE 3 failed" in done.stdout
+
+
+def test_a_file_has_nothing_to_watch(shardyard: Any) -> None:
+    done = shardyard("devices", "--inventory", LAB, "--watch")
+    assert done.exit_code == 2
+    assert "nothing to watch" in done.stderr
 
 
 def test_logs_and_explain_pass_their_argument_on(shardyard: Any, control: FakeControl) -> None:

@@ -48,6 +48,21 @@ def test_load_is_relative_to_concurrency() -> None:
     assert choice.replica.slot == wide.slot
 
 
+def test_a_throttled_replica_counts_as_more_loaded_and_loses_among_equals() -> None:
+    slow = replace(R0, speed=0.5)
+    table = a_table(slow, R1)
+    idle = pick(table, MODEL, loads(Load(), Load()))
+    assert isinstance(idle, Picked)
+    assert idle.replica.slot == R1.slot
+    busy = pick(table, MODEL, loads(Load(outstanding=2), Load(outstanding=3)))
+    assert isinstance(busy, Picked)
+    assert busy.replica.slot == R1.slot
+    full = pick(table, MODEL, loads(Load(outstanding=1), Load(outstanding=3)))
+    assert isinstance(full, Picked)
+    assert full.replica.slot == slow.slot
+    assert "50%" in full.why
+
+
 def test_equals_take_turns() -> None:
     same = loads(Load(), Load())
     assert {picked(loads=same, turn=turn) for turn in range(2)} == {R0.slot, R1.slot}

@@ -16,6 +16,7 @@ from support.engines import CRASH_ID, engine_config, engine_request, generated
 from actors.engine import EngineStats, Pace, Sampling
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.stepper import Row
+from actors.vendors import visibility
 from actors.worker import WorkerEngine
 from actors.worker_frames import (
     FrameReader,
@@ -232,3 +233,22 @@ async def test_the_process_dies_with_its_parent() -> None:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def test_an_engine_sees_its_own_devices_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RBLN_DEVICES", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    given, unset = visibility("rebellions", ("0", "3"))
+    engine = await loaded(environment=tuple(given.items()), unset=tuple(unset))
+    try:
+        assert engine.pid is not None
+        text = Path(f"/proc/{engine.pid}/environ").read_text()
+        seen = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
+        assert seen["RBLN_VISIBLE_DEVICES"] == "0,3"
+        assert seen["CUDA_VISIBLE_DEVICES"] == ""
+        assert "RBLN_DEVICES" not in seen
+        assert seen["PATH"] == os.environ["PATH"]
+    finally:
+        await engine.close()

@@ -1,0 +1,49 @@
+"""Stand-ins for Rebellions' software: the package `rebel`, the tool `rbln-smi` and the management daemon.
+
+Decides how a process comes to meet them. All three count their devices from one environment variable; none of them can
+run a model. It must not know who is fooled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ...names import STAND_IN_ENV
+from ...rbln_daemon import PORT_ENV
+from .cards import CARDS_ENV, declared
+from .daemon import Daemon, start_daemon
+
+__all__ = ["Daemon", "environment", "start_daemon"]
+
+_HERE = Path(__file__).parent
+
+
+def environment(
+    folder: Path, class_name: str, count: int, *, port: int | None = None
+) -> dict[str, str]:
+    """Variables under which a process meets so many devices of a class of the catalog.
+
+    Args:
+        folder: gets `bin/rbln-smi`; `bin` goes in front of the tools of a `RealHost`.
+        port: of a stand-in daemon, without which our own probe finds nothing.
+
+    Raises:
+        ValueError: Rebellions makes no such class.
+    """
+    described = declared(class_name, count)
+    tool = folder / "bin" / "rbln-smi"
+    tool.parent.mkdir(parents=True, exist_ok=True)
+    tool.write_text(
+        f"#!/bin/sh\nPYTHONPATH='{_HERE.parents[2]}' exec '{sys.executable}' -m {__name__}.smi\n",
+        encoding="utf-8",
+    )
+    tool.chmod(0o755)
+    packages = [str(_HERE / "python"), os.environ.get("PYTHONPATH", "")]
+    return {
+        STAND_IN_ENV: "rebellions",
+        CARDS_ENV: described,
+        "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+        **({PORT_ENV: str(port)} if port else {}),
+    }
