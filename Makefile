@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
 ORACLES := .oracles
+DOCTESTS := $(shell grep -l '>>> ' actors/*.py orchestrator/*.py)
 
 .PHONY: help
 help: ## print this help
@@ -39,14 +40,14 @@ serve: setup ## serve examples/quickstart/app.yaml at http://127.0.0.1:8000/v1 u
 	@exec $(BIN)/shardyard up --foreground examples/quickstart/app.yaml
 
 .PHONY: lab
-lab: setup ## start the mixed lab of emulated GPUs, NPUs and CPUs until Ctrl-C
-	@exec $(BIN)/shardyard up --foreground --lab examples/mixed-lab/lab.yaml
+lab: setup ## start the mixed lab of emulated GPUs, NPUs and CPUs until Ctrl-C; LEVEL=library deceives the vendors' own software
+	@exec $(BIN)/shardyard up --foreground --lab examples/mixed-lab/lab.yaml $(if $(LEVEL),--level $(LEVEL))
 
 .PHONY: test
 test: $(DEV) ## the default test suite: unit, property, conformance, architecture, engines, emulated
-	$(BIN)/python -m pytest placement actors/slot.py actors/logs.py --doctest-modules -q
+	$(BIN)/python -m pytest placement $(DOCTESTS) --doctest-modules -q
 	$(BIN)/python -m pytest tests/unit tests/property tests/conformance tests/architecture -q
-	$(BIN)/python -m pytest tests/engines -q
+	$(BIN)/python -m pytest tests/vendor tests/engines -q
 	$(BIN)/python -m pytest tests/emulated -q
 
 .PHONY: unit

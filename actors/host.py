@@ -14,13 +14,14 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from .http_get import get
 from .library import Libraries
 from .tools import OUTPUT_CAP_BYTES, Completed, run_tool
 
 READ_CAP_BYTES = 1024 * 1024
+_STEP_BYTES = 16 * 1024
 TOOL_DIRECTORIES = (
     "/usr/bin",
     "/usr/sbin",
@@ -39,7 +40,7 @@ Access = Literal["absent", "denied", "ok"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """An HTTP answer; `seconds` from the request to the whole body."""
+    """An HTTP answer; `seconds` from the request to the whole body. `status` 0 = there was none, `text` is why."""
 
     status: int
     text: str
@@ -83,7 +84,10 @@ class Host(Protocol):
     def fetch(
         self, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> Fetched | None:
-        """GET over HTTP; None when nobody answers in time. Redirects are not followed."""
+        """GET over HTTP, redirects not followed. Without a whole answer in time `status` is 0 and `text` says why.
+
+        None where nobody was asked: a recording that has no such answer.
+        """
         ...
 
     def clock_s(self) -> float:
@@ -138,10 +142,8 @@ class RealHost:
     ) -> Fetched | None:
         """See `Host`."""
         began = time.monotonic()
-        answer = get(url, timeout_s, OUTPUT_CAP_BYTES, headers or {})
-        if answer is None:
-            return None
-        return Fetched(status=answer[0], text=answer[1], seconds=time.monotonic() - began)
+        status, text = get(url, timeout_s, OUTPUT_CAP_BYTES, headers or {})
+        return Fetched(status=status, text=text, seconds=time.monotonic() - began)
 
     def clock_s(self) -> float:
         """See `Host`."""
@@ -246,7 +248,7 @@ def _resolved(root: Path, path: str) -> str | None:
     base = Path(os.path.realpath(root))
     if not place.exists() or not place.is_relative_to(base):
         return None
-    return "/" + place.relative_to(base).as_posix().lstrip(".")
+    return f"/{place.relative_to(base)}" if place != base else "/"
 
 
 def _below(root: Path, path: str) -> Path:
@@ -257,18 +259,30 @@ def _below(root: Path, path: str) -> Path:
 
 def _read_file(path: Path) -> str | None:
     try:
-        with _opened(path) as file:
-            return (file.read(READ_CAP_BYTES) or b"").decode(errors="replace")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):  # a name with a NUL is no name
+        return None
+    try:
+        return _capped(descriptor).decode(errors="replace")
     except OSError:
         return None
+    finally:
+        os.close(descriptor)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    return open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))
+def _capped(descriptor: int) -> bytes:
+    """In small steps: most files here are a few bytes, and a buffer of the cap's size costs more than they do."""
+    text = bytearray()
+    while len(text) < READ_CAP_BYTES:
+        data = os.read(descriptor, min(_STEP_BYTES, READ_CAP_BYTES - len(text)))
+        if not data:
+            break
+        text += data
+    return bytes(text)
 
 
 def _list_folder(path: Path) -> tuple[str, ...]:
     try:
         return tuple(sorted(entry.name for entry in path.iterdir()))
-    except OSError:
+    except (OSError, ValueError):
         return ()

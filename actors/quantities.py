@@ -44,7 +44,7 @@ def plain(text: str) -> str:
 def document(text: str | None) -> Any:
     r"""The first JSON object or list in what a tool printed, whatever warnings stand before or after; else None.
 
-    >>> document("WARNING: driver is old\\n{\\"a\\": 1}\\nbye")
+    >>> document('WARNING: driver is old\n{"a": 1}\nbye')
     {'a': 1}
     """
     cleaned = plain(text or "")
@@ -133,7 +133,7 @@ def whole(given: object, *, most: int = 2**31 - 1) -> int | None:
 def text_of(given: object, *, most: int = 200) -> str | None:
     r"""A printable word or name; None for what is empty, not a text, or a vendor's way to say nothing.
 
-    >>> text_of(" RNG26040100181Q\\n"), text_of("N/A"), text_of(7)
+    >>> text_of(" RNG26040100181Q\n"), text_of("N/A"), text_of(7)
     ('RNG26040100181Q', None, None)
     """
     if not isinstance(given, str):

@@ -64,8 +64,8 @@ def _with_stand_in(node: LabNode, classes: Mapping[str, DeviceClass], folder: Pa
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         made = stand_in.stand_in(family, place, device_class, count)
-    except ShardyardError as error:
-        raise _impossible(node, error.message) from error
+    except (ShardyardError, ValueError) as error:
+        raise _impossible(node, str(error)) from error
     return NodeSettings(name=node.id, rack=node.rack, probes=family, stand_in=made)
 
 

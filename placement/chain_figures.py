@@ -34,6 +34,11 @@ class Forecast:
     stage_power_w: tuple[float, ...]
 
 
+def _key(device_class: DeviceClass) -> str:
+    """Throttled devices are to a pipeline as if they were of another class."""
+    return f"{device_class.name}@{device_class.speed:g}"
+
+
 def predict_chain(
     demand: Demand,
     facts: ModelFacts,
@@ -45,12 +50,12 @@ def predict_chain(
     hop: Hop,
 ) -> Forecast:
     """What a pipeline does whose stages are on those classes and hold so many layers; on one class what `roofline` says."""
-    classes = sorted({kind.name: kind for kind, _ in stages}.values(), key=lambda c: c.name)
-    names = [kind.name for kind in classes]
+    classes = sorted({_key(kind): kind for kind, _ in stages}.values(), key=_key)
+    names = [_key(kind) for kind in classes]
     counts, layers = np.zeros((1, len(names))), np.zeros((1, len(names)))
     top = np.zeros((1, len(names)))
     for kind, held in stages:
-        k = names.index(kind.name)
+        k = names.index(_key(kind))
         counts[0, k] += 1
         layers[0, k] += held
         top[0, k] = max(top[0, k], held)
@@ -58,7 +63,7 @@ def predict_chain(
     figures, watts = model.figures(counts, layers, top)
     return Forecast(
         predicted=predicted_of(figures, 0),
-        stage_power_w=tuple(float(watts[0, names.index(kind.name)]) for kind, _ in stages),
+        stage_power_w=tuple(float(watts[0, names.index(_key(kind))]) for kind, _ in stages),
     )
 
 
@@ -149,12 +154,12 @@ class ChainModel:
 
     def _by_class(self, values: Vector) -> Vector:
         """Sums over the sites of one class, at each of them."""
-        names = [c.name for c in self._classes]
+        names = [_key(c) for c in self._classes]
         same = np.array([[a == b for b in names] for a in names], float)
         return values @ same
 
     def _mixed(self, share: Vector) -> Mask:
-        names = np.array([c.name for c in self._classes])
+        names = np.array([_key(c) for c in self._classes])
         first = names[(share > 0).argmax(axis=1)]
         return ((share > 0) & (names[None, :] != first[:, None])).any(axis=1)
 

@@ -55,9 +55,8 @@ class PciScanProbe:
 
 def _unclaimed(function: PciFunction) -> bool:
     """Processing accelerators and 3D controllers of any vendor; plain display adapters only of vendors of accelerators."""
-    if function.virtual or any(
-        f.claims(function.vendor, function.kind) for f in families().values()
-    ):
+    claimed = any(f.claims(function.vendor, function.kind) for f in families().values())
+    if function.virtual or claimed or _kind(function) in _PLAIN:
         return False
     accelerates = function.kind.startswith((PROCESSING, COMPUTE_3D))
     return accelerates or function.vendor in other_vendors()

@@ -133,9 +133,10 @@ def _outcome(entry: Entry, asked: Future[Fetched | Broken]) -> Fetched | Broken:
     return asked.result() if asked.done() else _silent(entry)
 
 
-def _silent(entry: Entry) -> Broken:
+def _silent(entry: Entry, why: str = "") -> Broken:
+    why = why or f"no whole answer within {TIMEOUT_S:g} s"
     return Broken(
-        reason=f"{entry.title} gives no whole answer within {TIMEOUT_S:g} s",
+        reason=f"{entry.title} cannot be asked: {why}",
         hint=f"see whether it is up: curl -m 5 {entry.root}/models",
     )
 
@@ -150,8 +151,8 @@ def _asked(host: Host, entry: Entry) -> Fetched | Broken:
         )
     headers = {"authorization": f"Bearer {key}"} if key else None
     answer = host.fetch(f"{entry.root}/models", TIMEOUT_S, headers)
-    if answer is None:
-        return _silent(entry)
+    if answer is None or not answer.status:
+        return _silent(entry, answer.text if answer is not None else "")
     return _refused(entry, answer.status) or answer
 
 

@@ -29,6 +29,8 @@ SENSORS = ("asic_temp", "power")
 STILL_S = 5.0
 """A firmware whose heartbeat stands still for so long is dead; it beats several times a second."""
 
+_UNTOLD = Board()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chip:
@@ -37,7 +39,7 @@ class _Chip:
     function: PciFunction
     number: str
     folder: str
-    board: Board = Board()
+    board: Board = _UNTOLD
 
     @property
     def file(self) -> str:
@@ -140,7 +142,7 @@ def _completed(host: Host, chips: Sequence[_Chip]) -> tuple[list[_Chip], tuple[B
             function=c.function,
             number=c.number,
             folder=c.folder,
-            board=told.get(c.function.address, Board()),
+            board=told.get(c.function.address, _UNTOLD),
         )
         for c in chips
     ]

@@ -7,10 +7,10 @@ driver's own text was never seen the form is one that the vendor's library accep
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..stand_in import StandIn
 from . import namespace
 
 CLASS = "sys/class/rngd_mgmt"
@@ -90,13 +90,14 @@ def cards(count: int, product: str = "FURIOSA_RNGD") -> tuple[Card, ...]:
     return tuple(made)
 
 
-def prefix(folder: Path, class_name: str, count: int) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """What to put before a command, and what to add to its environment, so that it meets so many cards.
+def stand_in(folder: Path, device_class: str, count: int) -> StandIn:
+    """See `actors.stand_in`: a private `/sys` and `/dev/rngd`."""
+    return StandIn(prefix=namespace.prefix(write(folder, cards(count, device_class))))
 
-    Raises:
-        ValueError: no such machine can be pretended.
-    """
-    return namespace.prefix(write(folder, cards(count, class_name))), {}
+
+def missing() -> str:
+    """See `actors.stand_in`."""
+    return namespace.reason()
 
 
 def tree(folder: Path, count: int) -> Path:

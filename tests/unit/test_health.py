@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,7 +129,7 @@ def test_a_clock_that_swings_does_not_make_the_speed_swing():
     for at, sight in swings:
         condition = observed(condition, sight, at)
         speeds.append(condition.speed)
-    assert sum(a != b for a, b in zip(speeds, speeds[1:], strict=False)) <= 2
+    assert sum(a != b for a, b in pairwise(speeds)) <= 2
 
 
 SIGHTS = st.sampled_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,35 @@ def test_a_node_has_its_explicit_name_or_a_clear_refusal():
 
 def test_no_machine_id_is_none():
     assert machine_id(FakeHost()) is None
+
+
+def test_a_name_with_a_nul_is_no_name(tmp_path: Path):
+    host = RealHost(tmp_path)
+    assert host.read("/\x00") is None
+    assert host.list("/\x00") == ()
+
+
+def test_links_are_followed_inside_the_root_only(tmp_path: Path):
+    (tmp_path / "sys/devices/pci0/.hidden").mkdir(parents=True)
+    (tmp_path / "sys/card").symlink_to("devices/pci0/.hidden")
+    (tmp_path / "sys/out").symlink_to("/")
+    host = RealHost(tmp_path)
+    assert host.resolve("/sys/card") == "/sys/devices/pci0/.hidden"
+    assert host.resolve("/sys/out") is None
+    assert host.resolve("/sys/none") is None
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "http://[", "http://127.0.0.1:1/", "nonsense"])
+def test_a_fetch_that_finds_nobody_says_why(url):
+    answer = RealHost().fetch(url, 2.0)
+    assert answer is not None
+    assert answer.status == 0
+    assert answer.text
+
+
+def test_a_fetch_from_a_server_that_never_answers_ends_at_its_deadline():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        answer = RealHost().fetch(f"http://127.0.0.1:{silent.getsockname()[1]}/", 0.2)
+    assert answer is not None
+    assert answer.status == 0
+    assert answer.seconds < 5

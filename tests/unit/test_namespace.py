@@ -202,9 +202,9 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(machine, untouched, comm
 @pytest.mark.parametrize("count", [-1, 9])
 def test_a_machine_that_cannot_be_pretended(tmp_path, count):
     with pytest.raises(ValueError, match="0 to 8 cards"):
-        furiosa.prefix(tmp_path, "FURIOSA_RNGD", count)
+        furiosa.stand_in(tmp_path, "FURIOSA_RNGD", count)
 
 
 def test_a_product_that_is_not_of_this_kind(tmp_path):
     with pytest.raises(ValueError, match="NVIDIA_H100_80G"):
-        furiosa.prefix(tmp_path, "NVIDIA_H100_80G", 1)
+        furiosa.stand_in(tmp_path, "NVIDIA_H100_80G", 1)

@@ -20,6 +20,7 @@ from actors.names import STAND_IN_ENV
 from actors.probe import Absent, Broken, Found
 from actors.probes.rebellions import RebellionsProbe
 from actors.rbln_daemon import readings_of_daemon, rows_of_daemon
+from actors.stand_in import with_paths
 from actors.standins.rebellions import environment, start_daemon
 from placement.ids import NodeId
 
@@ -48,7 +49,7 @@ def in_process(variables, code):
     return json.loads(
         subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, **variables},
+            env=with_paths(os.environ, variables),
             capture_output=True,
             check=True,
             text=True,
@@ -73,7 +74,7 @@ def test_rays_own_detection_counts_the_devices(tmp_path):
 
 
 def test_the_runtime_is_asked_through_its_library(tmp_path, host, monkeypatch):
-    for name, value in environment(tmp_path, "RBLN_ATOM_PLUS", 2).items():
+    for name, value in with_paths(os.environ, environment(tmp_path, "RBLN_ATOM_PLUS", 2)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(os.environ["PYTHONPATH"].partition(os.pathsep)[0])
     answer = host.ask("rebel", "devices", PATIENCE_S)

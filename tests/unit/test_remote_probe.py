@@ -96,6 +96,7 @@ def test_only_declared_models_count_and_those_missing_are_named():
     ("answer", "says", "mends"),
     [
         (None, "no whole answer", "curl"),
+        (Fetched(status=0, text="Connection refused", seconds=0.0), "Connection refused", "curl"),
         (Fetched(status=401, text="", seconds=0.0), "refuses the key", "api_key_env"),
         (Fetched(status=403, text="", seconds=0.0), "refuses the key", "api_key_env"),
         (Fetched(status=302, text="", seconds=0.0), "redirects", "where it leads"),
@@ -135,7 +136,7 @@ def test_a_poll_asks_at_most_every_30_s():
     down_soon = host(clock=[29.0])
     assert probe.poll(down_soon, first)[identity].faults == ()
     down_later = host(clock=[31.0])
-    assert "no whole answer" in probe.poll(down_later, first)[identity].faults[0]
+    assert "cannot be asked" in probe.poll(down_later, first)[identity].faults[0]
     up_again = host(fetches={URL: MODELS}, clock=[62.0])
     assert probe.poll(up_again, first)[identity].faults == ()
 
@@ -281,11 +282,11 @@ def test_a_real_server_that_prints_without_end_is_given_up(monkeypatch):
 
     with served(answer) as url:
         monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": url}]))
-        assert "no whole answer" in found(RealHost()).broken[0].reason
+        assert "cannot be asked" in found(RealHost()).broken[0].reason
 
 
 def test_nobody_listens(monkeypatch):
     with served(lambda request: None) as url:
         address = url
     monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": address}]))
-    assert "no whole answer" in found(RealHost()).broken[0].reason
+    assert "cannot be asked" in found(RealHost()).broken[0].reason

@@ -50,6 +50,10 @@ def gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
+def environ_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/environ").read_text()
+
+
 def test_frames_survive_any_cut() -> None:
     pace = Pace(fixed_s=0.1, per_sequence_s=0.2, prefill_tokens_per_s=3.0, load_s=4.0)
     config = engine_config(pace=pace)
@@ -244,7 +248,7 @@ async def test_an_engine_sees_its_own_devices_and_no_others(
     engine = await loaded(environment=tuple(given.items()), unset=tuple(unset))
     try:
         assert engine.pid is not None
-        text = Path(f"/proc/{engine.pid}/environ").read_text()
+        text = environ_of(engine.pid)
         seen = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
         assert seen["RBLN_VISIBLE_DEVICES"] == "0,3"
         assert seen["CUDA_VISIBLE_DEVICES"] == ""

@@ -6,16 +6,18 @@ run a model. It must not know who is fooled.
 
 from __future__ import annotations
 
-import os
+import importlib.util
+import socket
 import sys
 from pathlib import Path
 
 from ...names import STAND_IN_ENV
 from ...rbln_daemon import PORT_ENV
+from ...stand_in import StandIn
 from .cards import CARDS_ENV, declared
 from .daemon import Daemon, start_daemon
 
-__all__ = ["Daemon", "environment", "start_daemon"]
+__all__ = ["Daemon", "environment", "missing", "stand_in", "start_daemon"]
 
 _HERE = Path(__file__).parent
 
@@ -40,10 +42,23 @@ def environment(
         encoding="utf-8",
     )
     tool.chmod(0o755)
-    packages = [str(_HERE / "python"), os.environ.get("PYTHONPATH", "")]
     return {
-        STAND_IN_ENV: "rebellions",
+        STAND_IN_ENV: "1",
         CARDS_ENV: described,
-        "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+        "PYTHONPATH": str(_HERE / "python"),
         **({PORT_ENV: str(port)} if port else {}),
     }
+
+
+def stand_in(folder: Path, device_class: str, count: int) -> StandIn:
+    """See `actors.stand_in`: the package, the tool, and a daemon that lives as long as the command."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    daemon = (sys.executable, "-m", f"{__name__}.beside", device_class, str(count), str(port), "--")
+    return StandIn(environment=environment(folder, device_class, count, port=port), prefix=daemon)
+
+
+def missing() -> str:
+    """See `actors.stand_in`."""
+    installed = importlib.util.find_spec("grpc") is not None
+    return "" if installed else "the daemon's stand-in needs the package grpcio"

@@ -20,20 +20,23 @@ from typing import Any
 from placement.catalog import catalog
 from placement.units import GIB, MIB
 
+from ..errors import DeviceError
 from ..names import STAND_IN_ENV
+from ..stand_in import StandIn
 
 CARDS_ENV = "SHARDYARD_STANDIN_NVML"
 ASK_ENV = "SHARDYARD_NVML"
 LIBRARY_NAME = "libnvidia-ml.so.1"
 MOST_CARDS = 64
 BUILD_DEADLINE_S = 60.0
+COMPILERS = ("cc", "gcc", "clang")
 
 _NVLINKS = {"NVIDIA_H100_80G": 18, "NVIDIA_H200_141G": 18, "NVIDIA_A100_80G": 12}
 _NVLINK_VERSION = {18: 6, 12: 4}
 """NVML's numbers of the generations 4.0 and 3.0."""
 
 
-class CannotBuildStandIn(Exception):
+class CannotBuildStandIn(DeviceError):
     """There is no C compiler here, or it refused; the text says which."""
 
 
@@ -143,9 +146,9 @@ def build(folder: Path) -> Path:
     target = folder / LIBRARY_NAME
     if target.exists():
         return target
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
-        raise CannotBuildStandIn("no C compiler; install one (Debian: apt install gcc)")
+        raise CannotBuildStandIn(missing())
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / f".{os.getpid()}.so"
     source = str(files("actors") / "standins" / "nvml.c")
@@ -173,13 +176,23 @@ def environment(folder: Path, class_name: str, count: int) -> dict[str, str]:
     library = build(folder)
     place = folder / "cards.txt"
     write(place, cards(class_name, count, seed=str(folder)))
-    before = os.environ.get("LD_LIBRARY_PATH")
     return {
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, (str(library.parent), before))),
+        "LD_LIBRARY_PATH": str(library.parent),
         CARDS_ENV: str(place),
         ASK_ENV: "1",
         STAND_IN_ENV: "1",
     }
+
+
+def stand_in(folder: Path, device_class: str, count: int) -> StandIn:
+    """See `actors.stand_in`."""
+    return StandIn(environment=environment(folder, device_class, count))
+
+
+def missing() -> str:
+    """See `actors.stand_in`."""
+    found = any(shutil.which(name) for name in COMPILERS)
+    return "" if found else "no C compiler is installed (Debian: apt install gcc)"
 
 
 def _line(card: Card) -> str:

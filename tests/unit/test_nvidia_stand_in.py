@@ -16,7 +16,7 @@ from actors.host import RealHost
 from actors.probe import Broken, Found
 from actors.probes.nvidia import NvidiaProbe
 from actors.product import listed
-from actors.standins.nvml import CannotBuildStandIn, Card, build, cards, environment, write
+from actors.standins.nvidia import CannotBuildStandIn, Card, build, cards, environment, write
 from placement.catalog import catalog
 from placement.devices import Health
 from placement.ids import NodeId
@@ -265,5 +265,5 @@ def test_no_cards_of_others_and_not_too_many(name, count):
 
 def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(CannotBuildStandIn, match="install one"):
+    with pytest.raises(CannotBuildStandIn, match="no C compiler"):
         build(tmp_path / "nvml")
