@@ -13,8 +13,8 @@ from .host import Host
 from .pci import PciFunction
 from .quantities import size_bytes, whole
 
-SENSORS = ("pkg", "card")
-"""Labels of the sensors that speak for a card, best first."""
+SENSORS = ("card", "pkg")
+"""Labels of the sensors that speak for a card, best first: its power is told for all of it, its temperature for the chip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,8 +121,8 @@ class Prober:
         deadline_s: float = PROBE_DEADLINE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.probes = tuple(probes)
         self._host = host
-        self._probes = tuple(probes)
         self._deadline_s = deadline_s
         self._plugins_broken = broken
         self._positions = positions or Positions()
@@ -169,7 +169,7 @@ class Prober:
         return self._settle()
 
     def _look(self) -> None:
-        calls = {p.name: _call(p, self._host, self._about.node) for p in self._probes}
+        calls = {p.name: _call(p, self._host, self._about.node) for p in self.probes}
         outcomes = {
             name: _outcome(said, self._deadline_s)
             for name, said in self._looks.all(calls, self._deadline_s).items()
@@ -181,7 +181,7 @@ class Prober:
         before = {n: o for n, o in self._found.items() if n in self._silent}
         self._found = {**before, **told}
         offered = self._offered()
-        order = [p.name for p in self._probes if p.name in offered]
+        order = [p.name for p in self.probes if p.name in offered]
         self._assembly = assemble(
             self._about.node,
             [(name, offered[name]) for name in order],
@@ -196,7 +196,7 @@ class Prober:
     def _settle(self) -> NodeReport:
         """Readings, health and everything else into one report."""
         told = self._offered()
-        live = [p for p in self._probes if isinstance(p, LiveProbe) and p.name in told]
+        live = [p for p in self.probes if isinstance(p, LiveProbe) and p.name in told]
         readings = self._polls.readings({p.name: (p, told[p.name]) for p in live})
         self._kept.see(self._assembly, readings, self._silent, self._clock())
         devices = self._kept.devices
@@ -224,7 +224,7 @@ class Prober:
 
     def _watched(self) -> tuple[object, ...]:
         """Listings that change when a device comes or goes."""
-        folders = {f for p in self._probes if isinstance(p, LiveProbe) for f in p.watches}
+        folders = {f for p in self.probes if isinstance(p, LiveProbe) for f in p.watches}
         return tuple(self._host.list(folder) for folder in sorted(folders))
 
 

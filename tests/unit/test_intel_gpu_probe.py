@@ -115,7 +115,7 @@ def test_what_a_card_does_now():
     later = host.but(
         {
             f"{folder(host)}/tile0/gt0/gtidle/idle_residency_ms": f"{912345 + 500}\n",
-            f"{folder(host)}/hwmon/hwmon5/energy2_input": f"{71234567890 + 240_000_000}\n",
+            f"{folder(host)}/hwmon/hwmon5/energy1_input": f"{81234567890 + 240_000_000}\n",
             f"{folder(host)}/tile0/gt0/freq0/act_freq": "1425\n",
             f"{folder(host)}/tile0/gt0/freq0/throttle/status": "1\n",
             f"{folder(host)}/tile0/gt0/freq0/throttle/reason_thermal": "1\n",

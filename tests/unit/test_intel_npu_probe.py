@@ -30,6 +30,19 @@ def folder(host: FakeHost) -> str:
     return host.resolve(f"{DEVICES}/{ADDRESS}") or ""
 
 
+def test_captured_npu_that_sleeps():
+    host = recorded("intel-npu", "captured-lunar-lake-asleep")
+    probe = IntelNpuProbe()
+    outcome = probe.probe(host, NODE)
+    assert isinstance(outcome, Found)
+    (npu,) = outcome.accelerators
+    assert (npu.device_class, npu.health) == ("INTEL_NPU_LUNAR_LAKE", Health.HEALTHY)
+    assert ("highest clock, MHz", "1900") in npu.notes
+    (reading,) = probe.poll(host, outcome).values()
+    assert (reading.memory_used_bytes, reading.utilisation) == (68714496, None)
+    assert reading.clock_ratio is None, "its clock reads 0 while it sleeps"
+
+
 def test_an_npu_that_openvino_lists():
     outcome = found(recorded("intel-npu", LUNAR))
     (npu,) = outcome.accelerators
