@@ -160,7 +160,8 @@ def _identifiers(notes: Notes, looks: Mapping[str, _Look]) -> set[str]:
         for accelerator in outcome.accelerators if isinstance(outcome, Found) else ():
             told = (accelerator.serial, accelerator.uuid, accelerator.board)
             found |= {part for word in told if word for part in parts(word)}
-    return found
+    # A serial that is itself made of an identifier changes with that, not on its own.
+    return found - {_digest(word) for word in found}
 
 
 def _facts(source: Host, notes: Notes) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from placement.ids import NodeId
 from placement.interconnect import Interconnect, LinkKind
 from placement.units import GIB
 
-from .. import hwmon, kfd, pci
+from .. import pci
 from ..host import Host
-from ..kfd import Gpu
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
 from ..quantities import ratio, size_bytes, text_of, used_bytes, whole
+from ..readers import hwmon, kfd
+from ..readers.kfd import Gpu
 from ..report import Reading
 from ..vendors import families
 

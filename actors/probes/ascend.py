@@ -13,13 +13,14 @@ from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
 from placement.interconnect import Interconnect, LinkKind
 
-from .. import npu_smi, pci
+from .. import pci
 from ..endings import said
 from ..host import Host
-from ..npu_smi import Chip
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
+from ..readers import npu_smi
+from ..readers.npu_smi import Chip
 from ..report import Reading
 from ..vendors import families
 

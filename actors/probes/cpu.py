@@ -17,11 +17,11 @@ from placement.devices import Device
 from placement.ids import DeviceId, NodeId
 from placement.units import GIB, KIB
 
-from ..cpu_lists import cpu_list, parse_cpu_list
-from ..cpu_live import CpuLive
 from ..host import Host
 from ..machine import cpu_quota, machine_id, memory_limit_bytes, number
 from ..probe import Broken, Found
+from ..readers.cpu_lists import cpu_list, parse_cpu_list
+from ..readers.cpu_live import CpuLive
 from ..report import CpuFacts, Reading
 
 RESERVE_RATIO = 0.1

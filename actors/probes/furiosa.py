@@ -19,8 +19,7 @@ from ..pci import PciFunction, pci_function, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
 from ..quantities import whole
-from ..report import Reading
-from ..rngd import (
+from ..readers.rngd import (
     CLASS,
     NODES,
     PE_BYTES,
@@ -34,7 +33,7 @@ from ..rngd import (
     sensors,
     watts,
 )
-from ..rngd_parts import (
+from ..readers.rngd_parts import (
     PES_ENV,
     Part,
     part_named,
@@ -44,6 +43,7 @@ from ..rngd_parts import (
     utilisation,
     wanted_size,
 )
+from ..report import Reading
 from ..vendors import Family, families
 
 ALIVE = "0"

@@ -15,17 +15,18 @@ from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
 from placement.units import KIB
 
-from .. import intel_gpu_sysfs, openvino_devices, pci, xpu_smi
+from .. import pci
 from ..host import Host
-from ..hwmon import Rates
-from ..intel_gpu_sysfs import Card
-from ..openvino_devices import Runtime
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
+from ..readers import intel_gpu_sysfs, openvino_devices, xpu_smi
+from ..readers.hwmon import Rates
+from ..readers.intel_gpu_sysfs import Card
+from ..readers.openvino_devices import Runtime
+from ..readers.xpu_smi import Told
 from ..report import Reading
 from ..vendors import families
-from ..xpu_smi import Told
 
 INTEGRATED_ENV = "SHARDYARD_INTEL_IGPU"
 DRIVERS = ("xe", "i915")

@@ -13,14 +13,15 @@ from typing import ClassVar
 from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
 
-from .. import openvino_devices, pci
+from .. import pci
 from ..host import Host
-from ..hwmon import Rates
-from ..openvino_devices import Runtime
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
 from ..quantities import text_of, used_bytes, whole
+from ..readers import openvino_devices
+from ..readers.hwmon import Rates
+from ..readers.openvino_devices import Runtime
 from ..report import Reading
 from ..vendors import families
 

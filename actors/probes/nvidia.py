@@ -15,13 +15,13 @@ from placement.devices import DeviceClass
 from placement.ids import NodeId
 
 from ..host import Host
-from ..nvidia_cards import Place, instances, whole_card
-from ..nvidia_classes import FAMILY
-from ..nvidia_links import Member, joined
-from ..nvidia_readings import reading
 from ..pci import PciFunction, lanes_note, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..quantities import document, pci_address, text_of, whole
+from ..readers.nvidia_cards import Place, instances, whole_card
+from ..readers.nvidia_classes import FAMILY
+from ..readers.nvidia_links import Member, joined
+from ..readers.nvidia_readings import reading
 from ..report import Reading
 from ..vendors import families
 

@@ -20,10 +20,10 @@ from ..names import STAND_IN_ENV
 from ..pci import PciFunction, link, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
-from ..rbln_daemon import PORT_ENV, place_of_daemon, readings_of_daemon, rows_of_daemon
-from ..rbln_smi import rows_of_tool
-from ..rbln_sysfs import CLASS, Card, addresses, cards, readings
-from ..rbln_told import Told, per_die, unique
+from ..readers.rbln_daemon import PORT_ENV, place_of_daemon, readings_of_daemon, rows_of_daemon
+from ..readers.rbln_smi import rows_of_tool
+from ..readers.rbln_sysfs import CLASS, Card, addresses, cards, readings
+from ..readers.rbln_told import Told, per_die, unique
 from ..report import Reading
 from ..vendors import families
 

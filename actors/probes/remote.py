@@ -18,7 +18,7 @@ from placement.units import TERA
 from ..host import Fetched, Host
 from ..probe import Absent, Accelerator, Broken, Found
 from ..quantities import document, text_of
-from ..remote_entries import Entry, entries
+from ..readers.remote_entries import Entry, entries
 from ..report import Reading
 
 REMOTE_ENV = "SHARDYARD_REMOTE"

@@ -14,14 +14,15 @@ from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
 from placement.interconnect import Interconnect, LinkKind
 
-from .. import hwmon, pci, tt_smi
+from .. import pci
 from ..host import Host
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
 from ..quantities import text_of, whole
+from ..readers import hwmon, tt_smi
+from ..readers.tt_smi import Board
 from ..report import Reading
-from ..tt_smi import Board
 from ..vendors import families
 
 CLASS = "/sys/class/tenstorrent"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from support.hosts import FakeHost, in_memory, recorded
 
-from actors.kfd import NODES
 from actors.pci import DEVICES
 from actors.probe import Absent, Broken, Found
 from actors.probes.amd import AmdProbe
+from actors.readers.kfd import NODES
 from placement.devices import Health
 from placement.ids import NodeId
 from placement.interconnect import LinkKind, bonds, islands

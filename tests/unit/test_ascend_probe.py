@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from support.hosts import in_memory, recorded
 
 from actors.host import command_name
-from actors.npu_smi import logical_ids, overview, topology
 from actors.probe import Absent, Broken, Found
 from actors.probes.ascend import AscendProbe
+from actors.readers.npu_smi import logical_ids, overview, topology
 from actors.tools import Completed
 from placement.devices import Health
 from placement.ids import NodeId

@@ -10,8 +10,8 @@ from support.hosts import FakeHost, in_memory, recorded
 
 from actors.probe import Absent, Broken, Found
 from actors.probes.furiosa import FuriosaProbe
-from actors.rngd import card, live, sensors
-from actors.rngd_parts import part_named, parts
+from actors.readers.rngd import card, live, sensors
+from actors.readers.rngd_parts import part_named, parts
 from actors.tools import Completed
 from placement.catalog import catalog, engines_for
 from placement.devices import Health

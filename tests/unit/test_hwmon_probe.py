@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.hosts import FakeHost
 
-from actors.hwmon import Monitor, Rates, micro_w, milli_c, monitor
+from actors.readers.hwmon import Monitor, Rates, micro_w, milli_c, monitor
 
 CHIP = "/sys/x/hwmon/hwmon3"
 

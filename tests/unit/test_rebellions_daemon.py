@@ -9,7 +9,7 @@ from support.hosts import FakeHost, in_memory
 
 from actors.probe import Found
 from actors.probes.rebellions import RebellionsProbe
-from actors.rbln_daemon import place_of_daemon
+from actors.readers.rbln_daemon import place_of_daemon
 from actors.tools import Completed
 from placement.devices import Health
 from placement.ids import NodeId

@@ -19,7 +19,7 @@ from actors.library import Libraries
 from actors.names import STAND_IN_ENV
 from actors.probe import Absent, Broken, Found
 from actors.probes.rebellions import RebellionsProbe
-from actors.rbln_daemon import readings_of_daemon, rows_of_daemon
+from actors.readers.rbln_daemon import readings_of_daemon, rows_of_daemon
 from actors.stand_in import with_paths
 from actors.standins.rebellions import environment, start_daemon
 from placement.ids import NodeId

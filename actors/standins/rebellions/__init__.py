@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ...names import STAND_IN_ENV
-from ...rbln_daemon import PORT_ENV
+from ...readers.rbln_daemon import PORT_ENV
 from ...stand_in import StandIn
 from .cards import CARDS_ENV, declared
 from .daemon import Daemon, start_daemon

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .quantities import measure, whole
+from ..quantities import measure, whole
 
 XIDS: Mapping[int, str] = {
     48: "double-bit ECC error",

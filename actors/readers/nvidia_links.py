@@ -12,8 +12,8 @@ from typing import Any
 
 from placement.interconnect import Interconnect, LinkKind
 
-from .pci import PciFunction, link
-from .quantities import pci_address, text_of, whole
+from ..pci import PciFunction, link
+from ..quantities import pci_address, text_of, whole
 
 LANE_BYTES_PER_S: Mapping[int, float] = {1: 20e9, 2: 25e9, 3: 25e9, 4: 25e9, 6: 25e9, 7: 50e9}
 """One NVLink in one direction by NVML's number of the generation (1.0, 2.0, 2.2, 3.0, 4.0, 5.0). Source: the published

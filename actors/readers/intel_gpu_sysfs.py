@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..host import Host
+from ..pci import PciFunction
+from ..quantities import size_bytes, whole
 from . import hwmon
-from .host import Host
-from .pci import PciFunction
-from .quantities import size_bytes, whole
 
 SENSORS = ("card", "pkg")
 """Labels of the sensors that speak for a card, best first: its power is told for all of it, its temperature for the chip."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from placement.interconnect import LinkKind
 
-from .quantities import (
+from ..quantities import (
     pci_address,
     plain,
     power_w,

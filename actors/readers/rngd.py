@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .host import Host
-from .pci import DEVICES
-from .quantities import document, measure, pci_address, power_w, temperature_c, text_of, whole
-from .tools import Completed
+from ..host import Host
+from ..pci import DEVICES
+from ..quantities import document, measure, pci_address, power_w, temperature_c, text_of, whole
+from ..tools import Completed
 
 CLASS = "/sys/class/rngd_mgmt"
 NODES = "/dev/rngd"

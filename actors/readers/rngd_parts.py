@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from placement.devices import DeviceClass
 
-from .probe import Broken
-from .quantities import text_of, whole
+from ..probe import Broken
+from ..quantities import text_of, whole
 from .rngd import PES, Live
 
 PES_ENV = "SHARDYARD_FURIOSA_PES"

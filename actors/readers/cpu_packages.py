@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from placement.devices import Device
 
+from ..host import Host
+from ..quantities import text_of, whole
 from .cpu_lists import parse_cpu_list
-from .host import Host
-from .quantities import text_of, whole
 
 _CPUS = "/sys/devices/system/cpu"
 _POWERCAP = "/sys/class/powercap"

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .host import Host
-from .probe import Broken
-from .quantities import (
+from ..host import Host
+from ..probe import Broken
+from ..quantities import (
     document,
     pci_address,
     power_w,
@@ -23,9 +23,9 @@ from .quantities import (
     used_bytes,
     whole,
 )
+from ..report import Reading
+from ..tools import Completed
 from .rbln_told import Told, in_performance_state, number_of
-from .report import Reading
-from .tools import Completed
 
 TOOLS = ("rbln-smi", "rbln-stat")
 TIMEOUT_S = 2.0

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .quantities import text_of
-from .report import Reading
+from ..quantities import text_of
+from ..report import Reading
 
 READY = 0
 STATES = {1: "is being reset", 2: "initialises", 3: "is faulty", 4: "is being removed"}

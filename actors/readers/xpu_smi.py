@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .endings import said
-from .host import Host
-from .quantities import document, pci_address, size_bytes, text_of
+from ..endings import said
+from ..host import Host
+from ..quantities import document, pci_address, size_bytes, text_of
 
 TIMEOUT_S = 1.4
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .host import Access, Host
-from .pci import PciFunction, address_of, lanes_note, pci_function
-from .quantities import measure, power_w, size_bytes, temperature_c, text_of, used_bytes, whole
+from ..host import Access, Host
+from ..pci import PciFunction, address_of, lanes_note, pci_function
+from ..quantities import measure, power_w, size_bytes, temperature_c, text_of, used_bytes, whole
+from ..report import Reading
 from .rbln_smi import NAME
 from .rbln_told import by_state
-from .report import Reading
 
 CLASS = "/sys/class/rebellions"
 

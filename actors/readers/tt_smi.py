@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .endings import said
-from .host import Host
-from .quantities import document, pci_address, power_w, temperature_c, text_of
+from ..endings import said
+from ..host import Host
+from ..quantities import document, pci_address, power_w, temperature_c, text_of
 
 TIMEOUT_S = 3.0
 

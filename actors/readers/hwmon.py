@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .host import Host
-from .quantities import power_w, temperature_c, text_of, whole
+from ..host import Host
+from ..quantities import power_w, temperature_c, text_of, whole
 
 MOST_COUNT = 2**63
 

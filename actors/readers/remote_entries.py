@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from .probe import Broken
+from ..probe import Broken
 
 MOST_ENTRIES = 16
 """All endpoints of a node are asked at once."""

@@ -14,8 +14,8 @@ from typing import Any
 from placement.devices import DeviceClass, Dtype, Kind
 from placement.units import MIB
 
-from .product import USABLE, listed, unlisted
-from .quantities import power_w, size_bytes, text_of, whole
+from ..product import USABLE, listed, unlisted
+from ..quantities import power_w, size_bytes, text_of, whole
 
 FAMILY = "nvidia"
 SLICES = 7

@@ -12,11 +12,11 @@ from typing import Any
 
 from placement.devices import DeviceClass, Health
 
+from ..pci import PciFunction
+from ..probe import Accelerator
+from ..quantities import pci_address, size_bytes, temperature_c, text_of, whole
 from .nvidia_classes import FAMILY, card_class, instance_bytes, instance_class, profile, watts
 from .nvidia_health import evidence, lost
-from .pci import PciFunction
-from .probe import Accelerator
-from .quantities import pci_address, size_bytes, temperature_c, text_of, whole
 
 _NOTES = (
     ("capability", "compute capability"),

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from placement.devices import Device
 from placement.units import KIB
 
+from ..host import Host
+from ..machine import memory_in_use_bytes
+from ..quantities import power_w, whole
+from ..report import Reading
 from .cpu_lists import parse_cpu_list
 from .cpu_packages import Package, packages_of
-from .host import Host
 from .hwmon import milli_c
-from .machine import memory_in_use_bytes
-from .quantities import power_w, whole
-from .report import Reading
 
 _NODES = "/sys/devices/system/node"
 _COUNTER_MOST = 2**63

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .endings import said
-from .host import Host
-from .quantities import document, text_of
+from ..endings import said
+from ..host import Host
+from ..quantities import document, text_of
 
 TIMEOUT_S = 2.5
 

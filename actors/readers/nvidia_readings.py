@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..probe import Accelerator
+from ..quantities import ratio, temperature_c, used_bytes, whole
+from ..report import Reading
 from .nvidia_classes import watts
 from .nvidia_health import evidence
-from .probe import Accelerator
-from .quantities import ratio, temperature_c, used_bytes, whole
-from .report import Reading
 
 _REASONS = (
     ("thermal", 0x20 | 0x40),

@@ -15,11 +15,11 @@ from typing import Any
 
 from placement.units import GIB
 
-from .host import Host
-from .quantities import measure, pci_address, power_w, ratio, temperature_c, text_of, whole
+from ..host import Host
+from ..quantities import measure, pci_address, power_w, ratio, temperature_c, text_of, whole
+from ..report import Reading
 from .rbln_smi import NAME, group_of
 from .rbln_told import Told, by_state, in_performance_state, number_of
-from .report import Reading
 
 LIBRARY = "rbln_daemon"
 TIMEOUT_S = 1.5

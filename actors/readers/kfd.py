@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .host import Host
-from .pci import DEVICES
-from .quantities import size_bytes, text_of, whole
+from ..host import Host
+from ..pci import DEVICES
+from ..quantities import size_bytes, text_of, whole
 
 NODES = "/sys/class/kfd/kfd/topology/nodes"
 XGMI = 11

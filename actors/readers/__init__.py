@@ -1,0 +1,1 @@
+"""What vendors' files, tools and libraries say, turned into values; one probe or more read through each."""
