@@ -56,7 +56,7 @@ class Cpu(_Strict):
 class Endpoint(_Strict):
     """A remote OpenAI endpoint: what it offers, and what its operator says of it."""
 
-    url: Annotated[str, Field(pattern=r"^openai\+https://[^\s/][^\s]*$", max_length=1000)]
+    url: Annotated[str, Field(pattern=r"^openai\+https?://[^\s/][^\s]*$", max_length=1000)]
     models: list[_Name] = []
     concurrency: Annotated[int, Field(ge=1, le=65_536)]
     tokens_per_s: _Positive

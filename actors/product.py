@@ -19,6 +19,8 @@ from placement.units import GBYTE, GIB, TERA
 
 USABLE = 0.9
 """Part of an unlisted device's memory that models may use; the rest is the driver's and the engine's workspace."""
+USABLE_MOST = 0.95
+"""Part that models may use at most: with ECC on, a card tells less than its data sheet."""
 NEAR = 0.12
 UNLISTED_UNCERTAINTY = 0.8
 
@@ -74,7 +76,7 @@ def usable_bytes(device_class: DeviceClass, memory_bytes: int | None) -> int:
     """
     known = device_class.memory_bytes
     if memory_bytes is None or (known and known <= memory_bytes <= known / USABLE * (1 + NEAR)):
-        return known
+        return known if memory_bytes is None else min(known, int(memory_bytes * USABLE_MOST))
     return int(memory_bytes * USABLE)
 
 

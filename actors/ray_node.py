@@ -17,6 +17,7 @@ from placement.catalog import catalog
 from placement.devices import Health
 from placement.errors import ShardyardError
 
+from .double_offers import with_double_offers
 from .host import RealHost
 from .logs import configure, log_path, tail
 from .names import CONTROLLER, NAMESPACE
@@ -60,6 +61,7 @@ class _NodeAgent:
         self._token = token
         self._declared: dict[str, float] = {}
         self._told: NodeReport | None = None
+        self._offers = _offered_by_ray(incarnation)
         self._gauges = DeviceGauges()
         positions = log_path(f"positions-{incarnation[:12]}").with_suffix(".json")
         prober = prober_of_this_node(RealHost(), incarnation, positions)
@@ -81,7 +83,9 @@ class _NodeAgent:
         while True:
             self._watch.wait(REPORT_PERIOD_S)
             report = self._watch.report()
-            wanted = self._tell(report) if report is not None else None
+            wanted = (
+                self._tell(with_double_offers(report, self._offers)) if report is not None else None
+            )
             if wanted is not None:
                 self._watch.want(wanted)
 
@@ -127,6 +131,15 @@ class _NodeAgent:
             log.warning("node.report_failed", error=type(error).__name__, detail=str(error)[:300])
             return None
         return None if answer is None else tuple(answer)
+
+
+def _offered_by_ray(incarnation: str) -> dict[str, float]:
+    """The resources that the node was started with; none when Ray does not tell."""
+    try:
+        rows = [row for row in ray.nodes() if row["NodeID"] == incarnation]
+    except ray.exceptions.RayError:
+        return {}
+    return dict(rows[0]["Resources"]) if rows else {}
 
 
 def retract_resources() -> None:

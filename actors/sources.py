@@ -50,7 +50,7 @@ def path_of(source: str, allowed_roots: Iterable[Path] | None = None) -> Path:
 
     Schemes: `package://NAME[/FILE]` (an installed Python distribution that ships weights), `file:///PATH` and
     `file://~/PATH` (taken literally, no percent encoding), `hf://ORG/NAME[@REVISION][/FILE]` (the local cache of
-    huggingface_hub), `openai+https://` (not supported yet).
+    huggingface_hub), `openai+https://` and `openai+http://` (planned with, not served yet).
 
     Raises:
         ModelMissing: it is not here; the hint is the command that brings it.
@@ -211,7 +211,7 @@ def _within(deadline_s: float, ask: Callable[[], str]) -> str:
 
 def _endpoint(rest: str, _roots: tuple[Path, ...] | None) -> Path:
     raise ModelMissing(
-        f"openai+https://{rest}: remote endpoints are not supported yet",
+        f"the endpoint {rest} cannot be served yet: there is no engine for it",
         hint="use package://, file:// or hf://",
     )
 
@@ -221,4 +221,5 @@ _SCHEMES: dict[str, Callable[[str, tuple[Path, ...] | None], Path]] = {
     "file": _file,
     "hf": _hub,
     "openai+https": _endpoint,
+    "openai+http": _endpoint,
 }

@@ -21,11 +21,13 @@ class Visibility:
     Attributes:
         hides: value that hides every device of the family; `-` = nothing is known to.
         clear: variables that would contradict it.
+        also: variables that make its values mean what our handles mean.
     """
 
     variable: str
     hides: str = "-"
     clear: tuple[str, ...] = ()
+    also: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ def visibility(family: str, handles: Iterable[str]) -> tuple[Mapping[str, str], 
         gone.update(rule.clear)
         if name == family and rule.variable:
             given[rule.variable] = ",".join(handles)
+            given.update(rule.also)
         elif rule.variable and rule.hides != "-":
             given.setdefault(rule.variable, rule.hides)
         elif rule.variable:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 BuiltIn = Literal["latency", "throughput", "energy", "cost", "balanced"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
-SCHEMES = ("package://", "file://", "hf://", "openai+https://")
+SCHEMES = ("package://", "file://", "hf://", "openai+https://", "openai+http://")
 MAX_REPLICAS = 10_000
 MAX_TOKENS = 16_777_216
 MAX_CONCURRENCY = 8192

@@ -47,7 +47,7 @@ class Endpoint:
     """A remote OpenAI endpoint, as its operator declares it. What it offers may be placed on it instead of on hardware.
 
     Attributes:
-        url: `openai+https://` address.
+        url: `openai+https://` or `openai+http://` address.
         models: names that may be sent there; a model whose source is the endpoint needs no entry.
         tokens_per_s: output tokens per second of one sequence.
         ttft_s: time to first token.

@@ -11,6 +11,7 @@ import pytest
 import ray._private.accelerators as guesses
 from support.hosts import FakeHost
 
+from actors.double_offers import with_double_offers
 from actors.names import EMULATE_ENV, PROBES_ENV, RECORDING_ENV, STAND_IN_ENV
 from actors.node_labels import labels_of
 from actors.probe import Accelerator, Found
@@ -113,3 +114,22 @@ def test_an_engine_of_a_family_is_told_its_devices_in_one_way_only(family):
     for variable, hides in others.items():
         if variable and variable != rule.variable:
             assert given.get(variable, "-") == hides or variable in gone
+
+
+def test_devices_that_ray_gives_out_by_itself_are_a_problem():
+    card = Accelerator(
+        family="nvidia", product="p", device_class="NVIDIA_T4_16G", uuid="GPU-1", memory_bytes=2**34
+    )
+
+    class Probe:
+        name = "nvidia"
+
+        def probe(self, host, node):
+            return Found(accelerators=(card,))
+
+    report = Prober(FakeHost(), NodeId("n"), [Probe()]).report()
+    (problem,) = with_double_offers(report, {"GPU": 4.0, "FURIOSA": 2.0, "CPU": 8.0}).broken
+    assert "4 GPU" in problem.reason
+    assert "--num-gpus=0" in problem.hint
+    for offers in ({}, {"GPU": 0.0}, {"FURIOSA": 2.0}):
+        assert with_double_offers(report, offers) == report
