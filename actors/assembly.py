@@ -106,6 +106,7 @@ def _number(
     believed = _believed(found, classes, made)
     taken = positions.of((a.identity, a.pci or a.identity) for _, a in believed)
     ids = {a.identity: DeviceId(f"{node}/{taken[a.identity]}") for _, a in believed}
+    believed = [(name, a) for name, a in believed if _is_free(name, ids[a.identity], made)]
     links: dict[tuple[str, str], Interconnect] = {
         (ids[a], ids[b]): link
         for _, outcome in found
@@ -120,6 +121,14 @@ def _number(
         made.owner[device.id] = name
         made.accelerators[device.id] = one
         made.facts[device.id] = _facts(device.id, one)
+
+
+def _is_free(name: str, device: DeviceId, made: Assembly) -> bool:
+    if device not in made.owner:
+        return True
+    reason = f"{device} is the id of a device that the probe {made.owner[device]} has placed"
+    made.dropped.append(BrokenProbe(name=name, reason=reason))
+    return False
 
 
 def _believed(

@@ -15,8 +15,8 @@ from actors.positions import Positions
 from actors.probe import Absent, Accelerator, Broken, Found
 from actors.prober import LOOK_PERIOD_S, Prober, prober_of_this_node
 from actors.report import NodeReport, Reading
-from placement.devices import Health
-from placement.ids import NodeId
+from placement.devices import Device, Health
+from placement.ids import DeviceId, NodeId
 from placement.interconnect import Interconnect, LinkKind
 
 NODE = NodeId("n")
@@ -112,6 +112,21 @@ def test_two_vendors_share_one_row_of_positions():
     report = Node(Cards(card(0), card(1)), other).after(0)
     assert sorted(by_id(report)) == ["n/0", "n/1", "n/2"]
     assert len({d.identity for d in report.devices}) == 3
+
+
+def test_an_id_that_a_plugin_has_given_out_is_not_given_out_again():
+    class Placing:
+        name = "placing"
+
+        def probe(self, host, node):
+            device = Device(
+                id=DeviceId("n/0"), node=NODE, device_class="NVIDIA_T4_16G", memory_bytes=2**33
+            )
+            return Found(devices=(device,))
+
+    report = Node(Cards(card(0), card(1)), Placing()).after(0)
+    assert sorted(d.id for d in report.devices) == ["n/0", "n/1"]
+    assert "placing" in report.broken[0].reason
 
 
 def test_a_card_that_is_pulled_is_lost_and_one_that_is_back_has_to_prove_itself():
