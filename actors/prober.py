@@ -13,32 +13,28 @@ from pathlib import Path
 
 import structlog
 
-from placement.devices import Device, Health
-from placement.ids import DeviceId, NodeId
+from placement.devices import DeviceClass
+from placement.ids import NodeId
 
 from .assembly import Assembly, assemble
-from .health import Condition, Sight, observed
 from .host import Host, RecordedHost
+from .kept_devices import KeptDevices
 from .looks import PROBE_BROKEN, Looks, Outcome
 from .machine import hostname, node_name
 from .names import NODE_ENV, PROBES_ENV, RACK_ENV, RECORDING_ENV, STAND_IN_ENV
 from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
+from .polls import Polls
 from .positions import Positions
 from .probe import Absent, Broken, Found, LiveProbe, Probe
-from .report import BrokenProbe, DeviceFacts, NodeReport, Poll, Reading
+from .report import BrokenProbe, NodeReport
 from .trust import answered
 from .versions import versions
 
 log = structlog.get_logger()
 
 PROBE_DEADLINE_S = 5.0
-POLL_DEADLINE_S = 2.0
 LOOK_PERIOD_S = 30.0
 """Static facts are looked at again this often even when nothing seems to have changed."""
-
-POLL_PERIOD_S = 1.0
-POLL_SHARE = 0.01
-"""A probe may take this part of a core for polling: one that costs 30 ms is polled every 3 s."""
 
 HANG_HINT = "run the vendor's own tool on the node; if it hangs too, its driver does"
 
@@ -137,12 +133,13 @@ class Prober:
             emulated=emulated,
         )
         self._looks = Looks[object]("probe")
-        self._polls = _Polls(host)
+        self._polls = Polls(host)
         self._found: dict[str, Found] = {}
         self._silent: dict[str, str] = {}
         self._failures: tuple[BrokenProbe, ...] = ()
         self._assembly = Assembly()
-        self._kept = _Kept()
+        self._classes: dict[str, DeviceClass] = {}
+        self._kept = KeptDevices()
         self._signs: tuple[object, ...] = ()
         self._looked_at = float("-inf")
         self._report: NodeReport | None = None
@@ -188,6 +185,8 @@ class Prober:
             self._positions,
             emulated=self._about.emulated,
         )
+        # A device that is lost is still of its class.
+        self._classes |= {c.name: c for c in self._assembly.classes}
 
     def _offered(self) -> Mapping[str, Found]:
         """What counts of what was found: a declaration stands for the whole node."""
@@ -210,7 +209,7 @@ class Prober:
             memory_bytes=sum(d.memory_bytes for d in cpus) if cpus else None,
             cpu=next((o.cpu for o in offered if o.cpu is not None), None),
             devices=devices,
-            classes=self._assembly.classes,
+            classes=tuple(self._classes.values()),
             broken=(*self._plugins_broken, *self._failures, *self._assembly.dropped),
             emulated=self._about.emulated or any(o.instead for o in offered),
             facts=self._kept.facts,
@@ -228,117 +227,8 @@ class Prober:
         return tuple(self._host.list(folder) for folder in sorted(folders))
 
 
-class _Polls:
-    """Polls probes, each no more often than its cost allows."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._looks = Looks[Mapping[str, Reading]]("poll")
-        self._due: dict[str, float] = {}
-        self._cost: dict[str, float] = {}
-        self._last: dict[str, Mapping[str, Reading]] = {}
-
-    def readings(self, probes: Mapping[str, tuple[LiveProbe, Found]]) -> dict[str, Reading]:
-        now = time.monotonic()
-        due = {
-            name: _poll_call(probe, self._host, found)
-            for name, (probe, found) in probes.items()
-            if now >= self._due.get(name, 0.0) and (found.devices or found.accelerators)
-        }
-        for name, said in self._looks.all(due, POLL_DEADLINE_S).items():
-            self._cost[name] = said.seconds
-            self._due[name] = now + max(POLL_PERIOD_S * 0.9, said.seconds / POLL_SHARE)
-            self._last[name] = _believed(said)
-        return {
-            identity: reading
-            for name in probes
-            for identity, reading in self._last.get(name, {}).items()
-        }
-
-    def costs(self) -> tuple[Poll, ...]:
-        return tuple(
-            Poll(probe=name, cost_s=round(cost, 4), period_s=max(POLL_PERIOD_S, cost / POLL_SHARE))
-            for name, cost in sorted(self._cost.items())
-        )
-
-
-class _Kept:
-    """Devices with their health from one look to the next; one that is gone stays, as lost."""
-
-    def __init__(self) -> None:
-        self.devices: tuple[Device, ...] = ()
-        self.facts: tuple[DeviceFacts, ...] = ()
-        self._conditions: dict[DeviceId, Condition] = {}
-        self._devices: dict[DeviceId, Device] = {}
-        self._facts: dict[DeviceId, DeviceFacts] = {}
-        self._owner: dict[DeviceId, str] = {}
-
-    def unsettled(self) -> bool:
-        """Whether a device is out of sight and not given up yet."""
-        return any(
-            c.out_of_sight is not None and c.health is not Health.LOST
-            for c in self._conditions.values()
-        )
-
-    def see(
-        self,
-        made: Assembly,
-        readings: Mapping[str, Reading],
-        silent: Mapping[str, str],
-        now: float,
-    ) -> None:
-        seen = {d.id: d for d in made.devices}
-        self._devices = {**self._devices, **seen}
-        self._facts = {**self._facts, **made.facts}
-        self._owner = {**self._owner, **made.owner}
-        for name, device in self._devices.items():
-            sight = self._sight(device, seen, made, readings, silent)
-            self._conditions[name] = observed(self._conditions.get(name), sight, now)
-        order = [*seen, *(name for name in self._devices if name not in seen)]
-        self.devices = tuple(map(self._shown, order))
-        self.facts = tuple(self._fact(name) for name in order if name in self._facts)
-
-    def _sight(
-        self,
-        device: Device,
-        seen: Mapping[DeviceId, Device],
-        made: Assembly,
-        readings: Mapping[str, Reading],
-        silent: Mapping[str, str],
-    ) -> Sight:
-        why = silent.get(self._owner[device.id])
-        if why is not None:
-            return Sight(silent=True, evidence=(f"its probe does not answer: {why}",))
-        if device.id not in seen:
-            return Sight()
-        facts = self._facts.get(device.id)
-        one = made.accelerators.get(device.id)
-        return Sight(
-            health=device.health,
-            evidence=one.evidence if one is not None else (),
-            reading=readings.get(device.identity) if device.identity else None,
-            temperature_limit_c=facts.temperature_limit_c if facts is not None else None,
-        )
-
-    def _shown(self, name: DeviceId) -> Device:
-        condition = self._conditions[name]
-        return dataclasses.replace(
-            self._devices[name], health=condition.health, speed=condition.speed
-        )
-
-    def _fact(self, name: DeviceId) -> DeviceFacts:
-        condition = self._conditions[name]
-        return dataclasses.replace(
-            self._facts[name], evidence=condition.evidence, resets=condition.resets
-        )
-
-
 def _call(probe: Probe, host: Host, node: NodeId) -> Callable[[], object]:
     return lambda: probe.probe(host, node)
-
-
-def _poll_call(probe: LiveProbe, host: Host, found: Found) -> Callable[[], Mapping[str, Reading]]:
-    return lambda: probe.poll(host, found)
 
 
 def _outcome(said: Outcome[object], deadline_s: float) -> Found | Absent | Broken:
@@ -347,13 +237,6 @@ def _outcome(said: Outcome[object], deadline_s: float) -> Found | Absent | Broke
     if said.raised:
         return Broken(reason=said.raised)
     return answered(said.answer)
-
-
-def _believed(said: Outcome[Mapping[str, Reading]]) -> Mapping[str, Reading]:
-    answer: object = said.answer
-    if not isinstance(answer, Mapping):
-        return {}
-    return {i: r for i, r in answer.items() if isinstance(i, str) and isinstance(r, Reading)}
 
 
 def _failures(outcomes: Mapping[str, Found | Absent | Broken]) -> Iterator[BrokenProbe]:

@@ -14,8 +14,9 @@ from actors.names import NODE_ENV, PROBES_ENV, RECORDING_ENV, STAND_IN_ENV
 from actors.positions import Positions
 from actors.probe import Absent, Accelerator, Broken, Found
 from actors.prober import LOOK_PERIOD_S, Prober, prober_of_this_node
+from actors.product import unlisted
 from actors.report import NodeReport, Reading
-from placement.devices import Device, Health
+from placement.devices import Device, Health, Kind
 from placement.ids import DeviceId, NodeId
 from placement.interconnect import Interconnect, LinkKind
 
@@ -143,6 +144,18 @@ def test_a_card_that_is_pulled_is_lost_and_one_that_is_back_has_to_prove_itself(
     assert by_id(back)["n/1"][1] == "recovered"
     assert back.facts[-1].resets == 1
     assert by_id(node.after(PROBATION_S))["n/1"][1] == "healthy"
+
+
+def test_a_lost_device_is_still_of_its_class():
+    own = unlisted(vendor="furiosa", kind=Kind.NPU, product="RNGD-X", memory_bytes=2**36)
+    cards = Cards(card(0, device_class=own.name), classes=(own,))
+    node = Node(cards)
+    node.after(0)
+    cards.shows()
+    node.after(LOOK_PERIOD_S)
+    report = node.after(LOST_AFTER_S)
+    assert report.devices[0].health is Health.LOST
+    assert own in report.classes
 
 
 def test_a_folder_that_changes_is_looked_at_within_one_poll():
