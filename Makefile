@@ -62,6 +62,10 @@ emulated: $(DEV) ## the tests that need a Ray cluster
 chaos: $(DEV) ## kills and hangs under load
 	$(BIN)/python -m pytest tests/chaos -q
 
+.PHONY: hardware
+hardware: $(DEV) ## the probes on the accelerators that this machine has; skipped with the reason where there are none
+	$(BIN)/python -m pytest tests/hardware -q -rs
+
 # Beside the environment, not in it: ortools wants another protobuf than the pinned one.
 .PHONY: oracles
 oracles: $(DEV) ## the solver against HiGHS and CP-SAT; says how to install them where they are missing
