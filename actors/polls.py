@@ -16,6 +16,17 @@ POLL_SHARE = 0.01
 """A probe may take this part of a core for polling: one that costs 30 ms is polled every 3 s."""
 
 
+RAREST_S = 20.0
+"""Rarer than this would be blind to heat; most of what a slow tool costs is waiting."""
+
+EARLY_S = 0.1
+"""The caller's own period is no exact one."""
+
+
+def _period_s(cost_s: float) -> float:
+    return min(max(POLL_PERIOD_S, cost_s / POLL_SHARE), RAREST_S)
+
+
 class Polls:
     """The last readings of a node's probes, and what it cost to get them."""
 
@@ -36,7 +47,7 @@ class Polls:
         }
         for name, said in self._looks.all(due, POLL_DEADLINE_S).items():
             self._cost[name] = said.seconds
-            self._due[name] = now + max(POLL_PERIOD_S * 0.9, said.seconds / POLL_SHARE)
+            self._due[name] = now + _period_s(said.seconds) - EARLY_S
             self._last[name] = _believed(said)
         return {
             identity: reading
@@ -47,7 +58,7 @@ class Polls:
     def costs(self) -> tuple[Poll, ...]:
         """What each probe's last poll cost."""
         return tuple(
-            Poll(probe=name, cost_s=round(cost, 4), period_s=max(POLL_PERIOD_S, cost / POLL_SHARE))
+            Poll(probe=name, cost_s=round(cost, 4), period_s=_period_s(cost))
             for name, cost in sorted(self._cost.items())
         )
 

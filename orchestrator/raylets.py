@@ -75,6 +75,7 @@ def ray_environment(
     nodes.
     """
     env = {k: v for k, v in base.items() if k not in INHERITED_RAY_VARIABLES}
+    itself = not node.emulate and node.stand_in is None
     env.update(
         {
             RUN_ENV: shared.run_id,
@@ -82,8 +83,8 @@ def ray_environment(
             NODE_ENV: node.name,
             RACK_ENV: node.rack,
             EMULATE_ENV: node.emulate,
-            RECORDING_ENV: node.recording,
-            PROBES_ENV: node.probes,
+            RECORDING_ENV: node.recording or (base.get(RECORDING_ENV, "") if itself else ""),
+            PROBES_ENV: node.probes or (base.get(PROBES_ENV, "") if itself else ""),
             STAND_IN_ENV: "1" if node.stand_in is not None else "",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_initial_delay_ms": "2000",

@@ -67,6 +67,14 @@ def test_a_node_that_replays_or_stands_in_says_so_to_its_agent():
     assert worker_command(node, address="h:1", agent_port=1)[:2] == ["wrap", "--"]
 
 
+def test_what_an_operator_sets_counts_on_a_real_node_and_not_in_a_lab():
+    mine = {PROBES_ENV: "nvidia", RECORDING_ENV: "/r"}
+    real = ray_environment(mine, SHARED, NodeSettings(name="n"))
+    assert (real[PROBES_ENV], real[RECORDING_ENV]) == ("nvidia", "/r")
+    declared = ray_environment(mine, SHARED, NodeSettings(name="n", emulate="{}"))
+    assert (declared[PROBES_ENV], declared[RECORDING_ENV]) == ("", "")
+
+
 def test_labels_name_each_family_and_its_most_frequent_class():
     cards = [
         Accelerator(
