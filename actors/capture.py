@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 import platform
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,9 @@ from .capture_notes import Notes, NotingHost
 from .host import Host, RecordedHost
 from .identifiers import LEAST, NAME_FILES, Disguise, disguise, identifiers_in, parts
 from .machine import hostname, machine_id
+from .names import STAND_IN_ENV
 from .probe import Absent, Broken, Found, LiveProbe, Probe
+from .redaction import HIDDEN, redacted
 from .vendors import families
 from .versions import versions
 
@@ -35,8 +39,8 @@ NODE = NodeId("captured")
 """The same on the machine and in the recording, so that ids are."""
 
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-HIDDEN = "hidden"
-"""Stands for a secret, so that it is still set."""
+_MOST_DIGITS = 5
+"""Of a number that tells nothing of anybody, such as a port."""
 
 Probes = Mapping[str, Callable[[], Probe]]
 _Look = tuple[Found | Absent | Broken, Mapping[str, object]]
@@ -71,34 +75,59 @@ def capture(
         salt: of the hashes that stand for identifiers; a new one for each capture.
         hashed: False keeps serial numbers, UUIDs and names as they are.
 
+    What is not finished leaves no recording behind: not an error, nor Ctrl-C.
+
     Raises:
         SpecError: the folder is not empty, or cannot be written.
     """
-    _refuse_full(directory)
+    _require_empty(directory)
     host = NotingHost(source)
     # A machine's names identify it wherever they stand, also where no probe asks for them.
     hostname(host)
     machine_id(host)
     looks = _looked(host, probes, deadline_s)
     notes = host.notes.copy()
-    rename = disguise(_identifiers(notes, looks) if hashed else (), salt)
+    words = disguise(_identifiers(notes, looks) if hashed else (), salt)
     if hashed:
         _unname(notes)
     try:
-        files = write_recording(notes, source, directory, _facts(source, notes), rename)
+        files = write_recording(
+            notes, source, directory, _facts(source, notes), lambda text: words(redacted(text))
+        )
+        again = _looked(RecordedHost(directory), probes, deadline_s)
     except OSError as error:
+        _emptied(directory)
         raise SpecError(f"{directory}: {error}", hint="name a folder of your own") from error
-    again = _looked(RecordedHost(directory), probes, deadline_s)
+    except BaseException:
+        _emptied(directory)
+        raise
     return Captured(
         files=files,
-        found=tuple((name, words) for name in looks if (words := _in_words(looks[name][0]))),
-        differences=tuple(_differences(looks, again, rename)),
+        found=tuple((name, told) for name in looks if (told := _in_words(looks[name][0]))),
+        differences=tuple(_differences(looks, again, words)),
     )
 
 
-def _refuse_full(directory: Path) -> None:
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+def _require_empty(directory: Path) -> None:
+    """Before anything is looked at: that takes seconds."""
+    try:
+        wrong = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+        place = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    except OSError as error:
+        raise SpecError(f"{directory}: {error}", hint="name a folder of your own") from error
+    if wrong:
         raise SpecError(f"{directory} is not an empty folder", hint="name a new folder")
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise SpecError(f"{place} cannot be written to", hint="name a folder of your own")
+
+
+def _emptied(directory: Path) -> None:
+    """Takes back what was written into a folder that was empty; it stays itself."""
+    for place in directory.iterdir() if directory.is_dir() else ():
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def _unname(notes: Notes) -> None:
@@ -166,11 +195,15 @@ def _identifiers(notes: Notes, looks: Mapping[str, _Look]) -> set[str]:
 
 def _facts(source: Host, notes: Notes) -> dict[str, Any]:
     kernel = (source.read("/proc/sys/kernel/osrelease") or "").strip()
+    by = f"shardyard {versions().shardyard}, Python {platform.python_version()}"
+    told = source.facts if isinstance(source, RecordedHost) else {}
+    pretended = bool(source.env(STAND_IN_ENV))
     return {
-        "origin": "captured",
+        "origin": "synthetic" if pretended else str(told.get("origin", "captured")),
         "date": datetime.now(UTC).date().isoformat(),
-        "about": f"captured by shardyard {versions().shardyard}, Python {platform.python_version()}",
-        "source": "shardyard capture",
+        "about": str(told.get("about") or f"captured by {by}")
+        + (" where a stand-in pretends devices" if pretended else ""),
+        "source": str(told.get("source") or "shardyard capture"),
         "kernel": kernel,
         "versions": dict(_software(source, notes)),
         "env": dict(_variables(notes)),
@@ -195,30 +228,31 @@ def _software(source: Host, notes: Notes) -> Iterator[tuple[str, str]]:
 
 
 def _variables(notes: Notes) -> Iterator[tuple[str, str]]:
-    """Our own variables and those that select devices; of others, and of secrets, only that they are set."""
+    """Our own, those that select devices, small numbers; of others, and of secrets, only that they are set."""
     rules = [family.visible for family in families().values()]
     selecting = {name for rule in rules for name in (rule.variable, *rule.clear)}
     for name, value in sorted(notes.variables.items()):
         if value is not None:
-            told = name.startswith("SHARDYARD_") or name in selecting
+            plain = value.isdecimal() and len(value) <= _MOST_DIGITS
+            told = plain or name.startswith("SHARDYARD_") or name in selecting
             secret = any(word in name for word in _SECRETS)
             yield name, value if told and not secret else HIDDEN
 
 
 def _differences(
-    before: Mapping[str, _Look], after: Mapping[str, _Look], rename: Disguise
+    before: Mapping[str, _Look], after: Mapping[str, _Look], words: Disguise
 ) -> Iterator[str]:
-    derived = _derived(rename)
+    derived = _derived(words)
     for name, look in before.items():
-        wanted = set(_lines(look, lambda text: derived(rename(text))))
+        wanted = set(_lines(look, lambda text: derived(words(redacted(text)))))
         there = set(_lines(after[name], str))
         yield from (f"{name}: only on the machine: {line}" for line in sorted(wanted - there))
         yield from (f"{name}: only in the recording: {line}" for line in sorted(there - wanted))
 
 
-def _derived(rename: Disguise) -> Disguise:
+def _derived(words: Disguise) -> Disguise:
     """Identities that are hashes of an identifier, as that of a processor is of the machine's id."""
-    return Disguise({_digest(old): _digest(new) for old, new in rename.words.items()})
+    return Disguise({_digest(old): _digest(new) for old, new in words.words.items()})
 
 
 def _digest(word: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .capture_notes import Notes
-from .host import Host, address_name, command_name
+from .host import LISTINGS, Host, address_name, command_name
 from .tools import Completed
 
 _LITERAL = "/proc/"
@@ -29,11 +29,11 @@ Rename = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class _Tree:
-    """Files, folders and links by the path at which they really are."""
+    """Files and links by the path at which they really are, and by folder the names of all that is there."""
 
     host: Host
     files: dict[str, str] = field(default_factory=dict)
-    folders: set[str] = field(default_factory=set)
+    names: dict[str, set[str]] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
     known: dict[str, str | None] = field(default_factory=dict)
 
@@ -51,9 +51,13 @@ class _Tree:
             place = here
         return place
 
+    def present(self, folder: str, names: Iterable[str]) -> None:
+        """Things that are there, and of which nothing else is known."""
+        self.names.setdefault(folder or "/", set()).update(filter(_recordable, names))
+
     def above(self) -> set[str]:
-        """Every folder on the way to something: a name that is listed only may turn out to be one."""
-        below = (*self.files, *self.folders, *self.links)
+        """Every folder on the way to something, which a machine that changes may have called a file before."""
+        below = (*self.files, *self.names, *self.links)
         return {parent.as_posix() for path in below for parent in PurePosixPath(path).parents}
 
     def _resolved(self, path: str) -> str | None:
@@ -65,25 +69,25 @@ class _Tree:
 def write_recording(
     notes: Notes, source: Host, directory: Path, facts: Mapping[str, Any], rename: Rename
 ) -> int:
-    """Writes the folder and says how many files it has.
+    """Writes the folder and says how many files it has. `host.toml`, which makes it a recording, comes last.
 
     Args:
-        source: the machine, asked only whether a noted path is a link or a folder.
+        source: the machine, asked only whether a noted path is a link, or there at all.
         facts: of `host.toml`: texts, and tables of texts.
         rename: applied to every text and every name.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     tree = _tree(notes, source)
-    for path in sorted(tree.folders):
-        _inside(directory, rename(path)).mkdir(parents=True, exist_ok=True)
     above = tree.above()
     for path, text in sorted(tree.files.items()):
         if path not in above:
             _write(_inside(directory, rename(path)), rename(text))
     for path, target in sorted(tree.links.items()):
         _link(directory, rename(path), rename(target))
+    _write_listings(tree.names, directory, rename)
     _write_answers(notes, directory, rename)
     _write(directory / "host.toml", rename(_toml({**facts, **_tables(notes)})))
     return sum(1 for place in directory.rglob("*") if place.is_file())
@@ -96,9 +100,10 @@ def _tree(notes: Notes, source: Host) -> _Tree:
         if text is not None:
             tree.files[tree.place(path)] = text
         elif names:
-            _note_folder(tree, tree.place(path), names)
+            tree.present(tree.place(path), names)
         elif _exists(notes, source, path):
-            _note_present(tree, tree.place(path), unreadable=path in notes.reads)
+            folder, _, name = tree.place(path).rpartition("/")
+            tree.present(folder, [name] if name else [])
     return tree
 
 
@@ -106,21 +111,16 @@ def _exists(notes: Notes, source: Host, path: str) -> bool:
     return notes.accesses.get(path, "absent") != "absent" or source.resolve(path) is not None
 
 
-def _note_folder(tree: _Tree, folder: str, names: tuple[str, ...]) -> None:
-    """A folder and its names. What is only listed becomes an empty file, or a folder where it has names itself."""
-    tree.folders.add(folder)
-    for name in filter(_recordable, names):
-        child = tree.place(f"{folder}/{name}")
-        if child not in tree.files and child not in tree.folders:
-            _note_present(tree, child, unreadable=bool(tree.host.list(child)))
-
-
-def _note_present(tree: _Tree, place: str, *, unreadable: bool) -> None:
-    """Something that is there. A folder cannot be read, which is what a file does that may not be."""
-    if unreadable:
-        tree.folders.add(place)
-    else:
-        tree.files.setdefault(place, "")
+def _write_listings(names: Mapping[str, set[str]], directory: Path, rename: Rename) -> None:
+    """Names that no file, folder or link of the recording has already: most of `/dev`, and what may not be read."""
+    told: dict[str, list[str]] = {}
+    for folder, members in sorted(names.items()):
+        place = _inside(directory, rename(folder))
+        only = sorted(n for n in map(rename, members) if not os.path.lexists(place / n))
+        if only:
+            told[rename(folder)] = only
+    if told:
+        _write(directory / LISTINGS, json.dumps(told, indent=1))
 
 
 def _recordable(path: str) -> bool:

@@ -79,6 +79,7 @@ def _check_positions(group: Group, path: Sequence[int | str]) -> None:
     for key, positions in (
         ("islands", joined),
         ("unhealthy", group.unhealthy),
+        ("degraded", group.degraded),
         ("throttled", list(group.throttled)),
     ):
         for position in positions:
@@ -103,10 +104,16 @@ def _devices(
             memory_bytes=memory_bytes,
             shares=1 if group.endpoint is None else group.endpoint.concurrency,
             island=islands[position],
-            health=Health.LOST if position in group.unhealthy else Health.HEALTHY,
+            health=_health(group, position),
             handle=str(first + position),
             speed=group.throttled.get(position, 1.0),
         )
+
+
+def _health(group: Group, position: int) -> Health:
+    if position in group.unhealthy:
+        return Health.LOST
+    return Health.DEGRADED if position in group.degraded else Health.HEALTHY
 
 
 def _cpu_device(

@@ -72,6 +72,7 @@ class Group(_Strict):
     count: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
     islands: list[list[_Position]] | None = None
     unhealthy: list[_Position] = []
+    degraded: list[_Position] = []
     throttled: dict[_Key, _Part] = {}
     memory_gib: _Positive | None = None
     memory_gbyte_per_s: _Positive | None = None

@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from placement.errors import SpecError
+
 from .http_get import get
 from .library import Libraries
+from .rooted_files import below, followed, list_folder, read_file, resolved
 from .tools import OUTPUT_CAP_BYTES, Completed, run_tool
 
-READ_CAP_BYTES = 1024 * 1024
-_STEP_BYTES = 16 * 1024
 TOOL_DIRECTORIES = (
     "/usr/bin",
     "/usr/sbin",
@@ -34,6 +35,10 @@ TOOL_DIRECTORIES = (
 )
 """Where tools are looked for, in this order; never the user's PATH, which anybody can shadow."""
 
+
+LISTINGS = "listings.json"
+"""In a recording: folder -> names of what is there without a text."""
+WRITES_ONE = "shardyard capture DIRECTORY writes a sound one"
 
 Access = Literal["absent", "denied", "ok"]
 
@@ -105,11 +110,11 @@ class RealHost:
 
     def read(self, path: str) -> str | None:
         """See `Host`. Undecodable bytes are replaced; a FIFO never blocks."""
-        return _read_file(_below(self.root, path))
+        return read_file(below(self.root, path))
 
     def list(self, path: str) -> tuple[str, ...]:
         """See `Host`."""
-        return _list_folder(_below(self.root, path))
+        return list_folder(below(self.root, path))
 
     def run(self, argv: Sequence[str], timeout_s: float) -> Completed | None:
         """See `Host`. The tool gets a process group of its own, which ends with the deadline."""
@@ -124,11 +129,11 @@ class RealHost:
 
     def resolve(self, path: str) -> str | None:
         """See `Host`."""
-        return _resolved(self.root, path)
+        return resolved(self.root, path)
 
     def access(self, path: str) -> Access:
         """See `Host`."""
-        place = _below(self.root, path)
+        place = below(self.root, path)
         if not place.exists():
             return "absent"
         return "ok" if os.access(place, os.R_OK | os.W_OK) else "denied"
@@ -160,25 +165,32 @@ class RecordedHost:
 
     `proc/`, `sys/`, `dev/` and `etc/` are as on the machine, links too. `commands/<argv joined by _>.txt` is what a tool
     printed when it exited with 0; with `.json` instead, it is the whole `Completed`. `libraries/<library>_<question>.txt`
-    and `.json` are the same for a vendor's library, `fetches/<address>.json` is a `Fetched`. `host.toml` says where the
-    recording is from (`origin` captured or synthetic), holds environment variables under `[env]`, and device files that
-    may not be opened under `[access]`.
+    and `.json` are the same for a vendor's library, `fetches/<address>.json` is a `Fetched`. `listings.json` has the
+    names of what is there without a text: it was only listed, or may not be read. `host.toml` says where the recording
+    is from (`origin` captured or synthetic), holds environment variables under `[env]`, and device files that may not
+    be opened under `[access]`.
+
+    Raises:
+        SpecError: `host.toml` or `listings.json` cannot be read as such; with the line.
     """
 
     directory: Path
     facts: Mapping[str, Any] = field(init=False, compare=False)
+    named: Mapping[str, frozenset[str]] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        text = _read_file(self.directory / "host.toml") or ""
-        object.__setattr__(self, "facts", tomllib.loads(text))
+        object.__setattr__(self, "facts", _facts(self.directory / "host.toml"))
+        object.__setattr__(self, "named", _named(self.directory / LISTINGS))
 
     def read(self, path: str) -> str | None:
         """See `Host`."""
-        return _read_file(_below(self.directory, path))
+        return read_file(below(self.directory, path))
 
     def list(self, path: str) -> tuple[str, ...]:
         """See `Host`."""
-        return _list_folder(_below(self.directory, path))
+        there = list_folder(below(self.directory, path))
+        named = self.named.get(followed(self.directory, path) or "")
+        return tuple(sorted(named.union(there))) if named else there
 
     def run(self, argv: Sequence[str], timeout_s: float) -> Completed | None:
         """See `Host`; the answer is there at once."""
@@ -191,14 +203,20 @@ class RecordedHost:
 
     def resolve(self, path: str) -> str | None:
         """See `Host`."""
-        return _resolved(self.directory, path)
+        there = resolved(self.directory, path)
+        if there is not None or not self.named:
+            return there
+        place = followed(self.directory, path) or "/"
+        folder, _, name = place.rpartition("/")
+        named = place in self.named or name in self.named.get(folder or "/", ())
+        return place if named else None
 
     def access(self, path: str) -> Access:
         """See `Host`."""
         told = self.facts.get("access", {}).get(path)
         if told in ("absent", "denied", "ok"):
             return told
-        return "ok" if _below(self.directory, path).exists() else "absent"
+        return "ok" if self.resolve(path) is not None else "absent"
 
     def ask(self, library: str, question: str, timeout_s: float) -> Completed | None:
         """See `Host`; the answer is there at once."""
@@ -210,7 +228,7 @@ class RecordedHost:
     ) -> Fetched | None:
         """See `Host`; the answer is there at once."""
         del timeout_s, headers
-        text = _read_file(self.directory / "fetches" / f"{address_name(url)}.json")
+        text = read_file(self.directory / "fetches" / f"{address_name(url)}.json")
         return None if text is None else Fetched(**json.loads(text))
 
     def clock_s(self) -> float:
@@ -218,10 +236,10 @@ class RecordedHost:
         return 0.0
 
     def _completed(self, place: Path) -> Completed | None:
-        text = _read_file(place.with_name(place.name + ".txt"))
+        text = read_file(place.with_name(place.name + ".txt"))
         if text is not None:
             return Completed(rc=0, out=text, err="")
-        whole = _read_file(place.with_name(place.name + ".json"))
+        whole = read_file(place.with_name(place.name + ".json"))
         return None if whole is None else Completed(**json.loads(whole))
 
 
@@ -243,46 +261,31 @@ def address_name(url: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]", "_", url)
 
 
-def _resolved(root: Path, path: str) -> str | None:
-    place = Path(os.path.realpath(_below(root, path)))
-    base = Path(os.path.realpath(root))
-    if not place.exists() or not place.is_relative_to(base):
-        return None
-    return f"/{place.relative_to(base)}" if place != base else "/"
-
-
-def _below(root: Path, path: str) -> Path:
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"a host path is absolute and has no '..': {path!r}")
-    return root / path.lstrip("/")
-
-
-def _read_file(path: Path) -> str | None:
+def _facts(place: Path) -> Mapping[str, Any]:
+    """What `host.toml` says; nothing where there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):  # a name with a NUL is no name
-        return None
+        facts = tomllib.loads(read_file(place) or "")
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(
+            f"{place}: {error}", hint="shardyard capture DIRECTORY writes one"
+        ) from None
+    for key in ("env", "access"):
+        table = facts.get(key, {})
+        if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+            raise SpecError(
+                f"{place}: [{key}] should be a table of texts, not {table!r:.80}", hint=WRITES_ONE
+            )
+    return facts
+
+
+def _named(place: Path) -> Mapping[str, frozenset[str]]:
+    text = read_file(place)
+    if text is None:
+        return {}
     try:
-        return _capped(descriptor).decode(errors="replace")
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-
-
-def _capped(descriptor: int) -> bytes:
-    """In small steps: most files here are a few bytes, and a buffer of the cap's size costs more than they do."""
-    text = bytearray()
-    while len(text) < READ_CAP_BYTES:
-        data = os.read(descriptor, min(_STEP_BYTES, READ_CAP_BYTES - len(text)))
-        if not data:
-            break
-        text += data
-    return bytes(text)
-
-
-def _list_folder(path: Path) -> tuple[str, ...]:
-    try:
-        return tuple(sorted(entry.name for entry in path.iterdir()))
-    except (OSError, ValueError):
-        return ()
+        told = json.loads(text)
+        return {folder: frozenset(map(str, names)) for folder, names in told.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpecError(
+            f"{place}: should be folders with lists of names: {error}", hint=WRITES_ONE
+        ) from None

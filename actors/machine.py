@@ -95,7 +95,7 @@ def _memory_limits(host: Host) -> list[tuple[int, str]]:
         (limit, folder)
         for folder in _cgroup_folders(host, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
-        if (limit := number(host.read(f"{folder}/{name}"))) and limit < 2**60
+        if (limit := number(host.read(f"{folder}/{name}"))) and 0 < limit < 2**60
     ]
 
 

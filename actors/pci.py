@@ -13,7 +13,7 @@ from itertools import combinations
 from placement.interconnect import Interconnect, LinkKind
 
 from .host import Host
-from .quantities import pci_address, text_of, whole
+from .quantities import attribute, pci_address, text_of, whole
 
 DEVICES = "/sys/bus/pci/devices"
 
@@ -98,7 +98,7 @@ def numa_node(host: Host, folder: str) -> int | None:
 
 def address_of(host: Host, folder: str) -> str | None:
     """The PCI address of a class device such as `/sys/class/drm/card0`, from its `device/uevent`."""
-    for line in (host.read(f"{folder}/device/uevent") or "").splitlines():
+    for line in attribute(host.read(f"{folder}/device/uevent")).splitlines():
         key, _, value = line.partition("=")
         if key == "PCI_SLOT_NAME":
             return pci_address(value)
@@ -146,7 +146,7 @@ def _lanes(pair: list[str | None]) -> str:
 
 
 def _driver(host: Host, folder: str) -> str:
-    for line in (host.read(f"{folder}/uevent") or "").splitlines():
+    for line in attribute(host.read(f"{folder}/uevent")).splitlines():
         key, _, value = line.partition("=")
         if key == "DRIVER":
             return value.strip()

@@ -14,6 +14,10 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[
 _NUMBER = re.compile(
     r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([^\s0-9]\S*)?\s*"
 )
+_PLACEHOLDER = re.compile(r"(?:[a-z]{1,8}-)?(?:0x)?(?:[0\s:._-]+|[f\s:._-]+)")
+_SILENCE = frozenset(
+    {"", "n/a", "na", "none", "unknown", "null", "[n/a]", "[not supported]", "not available"}
+)
 _BDF = re.compile(r"(?:([0-9a-fA-F]{4,8}):)?([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-7])")
 
 _PREFIX = {
@@ -34,11 +38,24 @@ MOST_BYTES = 2**47
 """128 TiB: more than any device has, less than a size that was read in the wrong unit."""
 MOST_W = 20_000.0
 LEAST_C, MOST_C = -60.0, 200.0
+DIGITS = 9
+"""Significant digits of a fraction: more are an artefact of its conversion, as in 18.099999999999998 W."""
+_MOST_NUMBER = 200
+"""Characters of the longest text that is read as a number, colours included; a longer one costs time and is none."""
+_MOST_WORD = 4096
+_PAGE = 4096
+_PASSES, _NESTED = 4, 10_000
+"""How often a text may be read in search of a document in it, and what one that is nested too deep counts as, in characters."""
 
 
 def plain(text: str) -> str:
     """The text without terminal colours, carriage returns and byte-order mark."""
     return _ANSI.sub("", text).replace("\r", "").lstrip("\ufeff")
+
+
+def attribute(text: str | None) -> str:
+    """What a sysfs file says. The kernel writes a page at most; whatever is longer is no such file, and is cut."""
+    return (text or "")[:_PAGE]
 
 
 def document(text: str | None) -> Any:
@@ -49,25 +66,34 @@ def document(text: str | None) -> Any:
     """
     cleaned = plain(text or "")
     decoder = json.JSONDecoder()
-    for start in re.finditer(r"^\s*[\[{]", cleaned, re.MULTILINE):
+    left = _PASSES * len(cleaned) + _NESTED
+    for start in re.finditer(r"^[^\S\n]*[\[{]", cleaned, re.MULTILINE):
         try:
             return decoder.raw_decode(cleaned, start.end() - 1)[0]
-        except (ValueError, RecursionError):
-            continue
+        except json.JSONDecodeError as error:
+            left -= max(1, error.pos - start.end())
+        except RecursionError:
+            left -= _NESTED
+        except ValueError:  # a number of thousands of digits
+            left -= len(cleaned)
+        if left <= 0:
+            return None
     return None
 
 
 def measure(given: object, unit: str = "") -> float | None:
-    """A number with an SI prefix before `unit`; a bare number is in `unit` already.
+    """A number with an SI prefix before `unit`, to nine digits; a bare number is in `unit` already.
 
     >>> measure("17521800uW", "W"), measure("350.5 W", "W"), measure(40, "W"), measure("N/A", "W")
     (17.5218, 350.5, 40.0, None)
+    >>> measure(18.1 * 1e6 * 1e-6, "W"), measure("9" * 20_000 + " W", "W"), size_bytes("1e308P")
+    (18.1, None, None)
     """
     if isinstance(given, bool):
         return None
     if isinstance(given, (int, float)):
         return _finite(given)
-    found = _NUMBER.fullmatch(plain(given)) if isinstance(given, str) else None
+    found = _number(given)
     if found is None:
         return None
     value, suffix = float(found[1]), found[2] or ""
@@ -117,17 +143,30 @@ def ratio(given: object, *, whole: float = 100.0) -> float | None:
     """
     text = given.replace("%", "") if isinstance(given, str) else given
     value = measure(text)
-    return value / whole if value is not None and 0.0 <= value <= whole else None
+    return _finite(value / whole) if value is not None and 0.0 <= value <= whole else None
 
 
 def whole(given: object, *, most: int = 2**31 - 1) -> int | None:
     """A whole number of 0 to `most`, in decimal digits or `0x` form."""
     if isinstance(given, bool):
         return None
+    if isinstance(given, str) and len(given) > _MOST_NUMBER:
+        return None
     text = plain(given).strip().lower() if isinstance(given, str) else given
     if isinstance(text, str) and re.fullmatch(r"0x[0-9a-f]{1,16}|[0-9]{1,20}", text):
         text = int(text, 16 if text.startswith("0x") else 10)
     return text if isinstance(text, int) and 0 <= text <= most else None
+
+
+def identifier(given: object) -> str | None:
+    """A serial number or UUID; None for what a vendor writes where there is none.
+
+    >>> identifier("0000000022513364"), identifier(7), identifier("GPU-00000000-0000"), identifier("0xFFFF"), identifier(True)
+    ('0000000022513364', '7', None, None, None)
+    """
+    number = isinstance(given, int) and not isinstance(given, bool)
+    text = text_of(str(given) if number else given)
+    return None if text is None or _PLACEHOLDER.fullmatch(text.lower()) else text
 
 
 def text_of(given: object, *, most: int = 200) -> str | None:
@@ -138,12 +177,8 @@ def text_of(given: object, *, most: int = 200) -> str | None:
     """
     if not isinstance(given, str):
         return None
-    cleaned = "".join(c for c in plain(given) if c.isprintable()).strip()[:most]
-    return (
-        None
-        if cleaned.lower() in ("", "n/a", "na", "none", "unknown", "null", "[n/a]")
-        else cleaned
-    )
+    cleaned = "".join(c for c in plain(given[:_MOST_WORD]) if c.isprintable()).strip()[:most]
+    return None if cleaned.lower() in _SILENCE else cleaned
 
 
 def pci_address(given: object) -> str | None:
@@ -162,8 +197,7 @@ def pci_address(given: object) -> str | None:
 def _size(given: object, unit: str) -> int | None:
     if isinstance(given, bool) or not isinstance(given, (int, float, str)):
         return None
-    text = given if isinstance(given, str) else repr(given)
-    found = _NUMBER.fullmatch(plain(text))
+    found = _number(given if isinstance(given, str) else repr(given))
     if found is None:
         return None
     named = re.fullmatch(r"([kmgtp]?)i?(?:b|bytes?)?", (found[2] or unit).lower())
@@ -171,10 +205,15 @@ def _size(given: object, unit: str) -> int | None:
         return None
     # Whole numbers stay exact: 2^53 is smaller than some of the nonsense that has to be told apart.
     value = int(found[1]) if re.fullmatch(r"[+-]?[0-9]+", found[1]) else float(found[1])
-    if isinstance(value, float) and not math.isfinite(value):
+    size = value * _BINARY[named[1]]
+    return int(size) if 0 <= size <= MOST_BYTES else None
+
+
+def _number(given: object) -> re.Match[str] | None:
+    """The number and the unit of a text; a text that is too long is none."""
+    if not isinstance(given, str) or len(given) > _MOST_NUMBER:
         return None
-    size = int(value * _BINARY[named[1]])
-    return size if 0 <= size <= MOST_BYTES else None
+    return _NUMBER.fullmatch(plain(given))
 
 
 def _finite(value: float) -> float | None:
@@ -182,4 +221,6 @@ def _finite(value: float) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
+    if not math.isfinite(number):
+        return None
+    return number if number.is_integer() else float(f"{number:.{DIGITS}g}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from .names import STAND_IN_ENV
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,11 @@ def stand_in(family: str, folder: Path, device_class: str, count: int) -> StandI
         device_class: name of the catalog.
 
     Raises:
-        ShardyardError: it cannot be built here, or does not know the class.
+        ShardyardError: it cannot be built here.
+        ValueError: it has no such class, or not so many devices of it.
     """
     found: StandIn = _module(family).stand_in(folder, device_class, count)
-    return found
+    return replace(found, environment={**found.environment, STAND_IN_ENV: "1"})
 
 
 def missing(family: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from actors.host import Host, RealHost, RecordedHost
+from actors.host import Host, RealHost
 from actors.library import PYTHON_ENV
 from actors.names import RECORDING_ENV
 from actors.pci import PciFunction, pci_functions
@@ -22,10 +22,11 @@ from placement.devices import Device, Health
 from placement.errors import ShardyardError
 
 from .check import Check
+from .replayed import recorded
 from .version_range import within
 
-_OURS = frozenset({"openvino", "onnxruntime"})
-"""Packages that engines of ours bring: that they are installed says nothing of a device."""
+_OURS = frozenset({"openvino", "onnxruntime", "nvidia-ml-py"})
+"""Packages that we and engines of ours bring: that they are installed says nothing of a device."""
 
 _EVERYTHING = ("all", "void", "")
 """Values of a container's variable that contradict no choice of devices."""
@@ -59,8 +60,8 @@ def check_this_machine(
     """Probes once, in this process and without Ray."""
     real = RealHost()
     recording = os.environ.get(RECORDING_ENV)
-    host: Host = RecordedHost(Path(recording)) if recording else real
     try:
+        host: Host = recorded(Path(recording)) if recording else real
         report = prober_of_this_node(real, "doctor").report()
     except ShardyardError as error:
         yield Check(check="probes", status="fail", detail=str(error), hint=error.hint)

@@ -24,7 +24,8 @@ def dump_inventory(inventory: Inventory) -> str:
     """An inventory as YAML that plans the same.
 
     What a file cannot say is left out (incarnations, identities, launch handles); the NUMA domains of a CPU become
-    one, and a position that is missing between others becomes an unhealthy device, so that ids stay.
+    one, an island of unequal devices one for each kind, a recovered device degraded, and a position that is missing
+    between others an unhealthy device, so that ids stay.
     """
     written: set[str] = set()
     own = {c.name: c for c in inventory.classes}
@@ -124,9 +125,13 @@ def _group_yaml(
         entry["islands"] = [
             [k for k, device in enumerate(group) if device.island == number] for number in numbers
         ]
-    unhealthy = [k for k, device in enumerate(group) if device.health is not Health.HEALTHY]
-    if unhealthy:
-        entry["unhealthy"] = unhealthy
+    lost = [k for k, device in enumerate(group) if device.health is Health.LOST]
+    if lost:
+        entry["unhealthy"] = lost
+    well = (Health.HEALTHY, Health.LOST)
+    degraded = [k for k, device in enumerate(group) if device.health not in well]
+    if degraded:
+        entry["degraded"] = degraded
     throttled = {k: device.speed for k, device in enumerate(group) if device.speed < 1.0}
     if throttled:
         entry["throttled"] = throttled

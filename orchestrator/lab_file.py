@@ -14,7 +14,8 @@ from placement.devices import Device
 from placement.ids import NodeId
 from placement.inventory import Inventory
 
-from .inventory_file import Level, bare_entries, read_inventory
+from .inventory_file import read_inventory
+from .node_entries import Level, bare_entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +65,8 @@ def load_lab(path: str | Path) -> Lab:
             rack=node.rack,
             declaration={"cpu": node.cpu, "devices": bare_entries(node)},
             devices=devices[NodeId(name)],
-            level=node.level,
-            recording=(base / node.recording).resolve() if node.recording else None,
+            level=node.level or "declared",
+            recording=None if node.recording is None else (base / node.recording).resolve(),
         )
         for name, node in sorted(file.nodes.items())
     )

@@ -20,9 +20,9 @@ from .deploying import deploy, wait_for_gateway, wait_for_nodes
 from .emulation import at_level, settings_of
 from .endings import TERM_S, Say, end, ends_here, ends_if_refused, signals, stays
 from .errors import ControlError
-from .inventory_file import Level
 from .lab_file import Lab, load_lab
 from .launcher import Launcher
+from .node_entries import Level
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
 from .raylets import NodeSettings, ray_tools
@@ -225,17 +225,15 @@ def _start_ray(ray: OwnedRay, asked: Asked, say: Say) -> None:
     if asked.request.join is not None:
         ray.joins(asked.request.join)
         return
-    if asked.lab is None:
-        ray.start_head(NodeSettings(), host=LOOPBACK)
-    else:
-        ray.start_head(NodeSettings(name="lab-head", emulate="{}"), host=LOOPBACK)
+    # A node that cannot be emulated here is told before anything is started.
+    folder, lab = ray.shared.temp_dir, asked.lab
+    emulated = [settings_of(n, lab.inventory, folder) for n in lab.nodes] if lab else []
+    head = NodeSettings(name="lab-head", emulate="{}") if lab else NodeSettings()
+    ray.start_head(head, host=LOOPBACK)
     say(f"Ray is up at {ray.run.address} ({time.monotonic() - began:.1f} s)")
-    if asked.lab is None:
-        return
-    for node in asked.lab.nodes:
-        settings = settings_of(node, asked.lab.inventory, ray.shared.temp_dir)
+    for settings in emulated:
         ray.start_worker(settings, address=ray.run.address)
-        say(f"emulated node {node.id} joined ({time.monotonic() - began:.1f} s)")
+        say(f"emulated node {settings.name} joined ({time.monotonic() - began:.1f} s)")
 
 
 def _start_controller(launcher: Launcher, ray: OwnedRay, asked: Asked, say: Say) -> None:

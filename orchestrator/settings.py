@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from placement.errors import SpecError
 
 PREFIX = "SHARDYARD_"
-INTERNAL = frozenset({"NODE", "RACK", "EMULATE", "RUN", "LOGS"})
-"""Marks that our own processes hand to their children; nobody sets them by hand."""
+INTERNAL = frozenset(
+    {"NODE", "RACK", "EMULATE", "RUN", "LOGS", "ROLE", "PROBES", "RECORDING", "STAND_IN"}
+)
+"""Marks that our own processes hand to their children; seldom set by hand."""
+PROBED = frozenset({"REMOTE", "NVML", "STANDIN_NVML", "INTEL_IGPU", "FURIOSA_PES"})
+"""What probes and stand-ins read; `PYTHON_<LIBRARY>` besides."""
 
 
 class Settings(BaseModel):
@@ -78,8 +82,9 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """`SHARDYARD_*` variables that nothing reads, sorted."""
     env = os.environ if environ is None else environ
     known = {variable(name) for name in Settings.model_fields}
-    known |= {PREFIX + name for name in INTERNAL}
-    return sorted(name for name in env if name.startswith(PREFIX) and name not in known)
+    known |= {PREFIX + name for name in INTERNAL | PROBED}
+    ours = (name for name in env if name.startswith(PREFIX))
+    return sorted(n for n in ours if n not in known and not n.startswith(f"{PREFIX}PYTHON_"))
 
 
 def _state_home() -> Path:

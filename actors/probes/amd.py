@@ -18,11 +18,19 @@ from placement.units import GIB
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
-from ..quantities import ratio, size_bytes, text_of, used_bytes, whole
-from ..readers import hwmon, kfd
+from ..quantities import (
+    identifier,
+    power_w,
+    ratio,
+    size_bytes,
+    text_of,
+    used_bytes,
+)
+from ..readers import amd_ras, hwmon, kfd
 from ..readers.kfd import Gpu
 from ..report import Reading
 from ..vendors import families
@@ -57,15 +65,15 @@ class AmdProbe:
         if not gpus:
             return unread or Absent()
         cards = [_card(host, gpu, functions.get(gpu.address)) for gpu in gpus]
-        offered = [card for card in cards if card.offered]
-        if offered and (access := host.access(CONTROL)) != "ok":
+        usable = [card for card in cards if card.offered]
+        if usable and (access := host.access(CONTROL)) != "ok":
             return Broken(
-                reason=f"{len(offered)} AMD GPUs, but {CONTROL} is {access}", hint=_hint(access)
+                reason=f"{len(usable)} AMD GPUs, but {CONTROL} is {access}", hint=_hint(access)
             )
-        if not offered:
+        if not usable:
             return unread or Absent()
-        self._monitors = {c.gpu.address: hwmon.monitor(host, c.folder, SENSORS) for c in offered}
-        return self._found(host, offered, unread)
+        self._monitors = {c.gpu.address: hwmon.monitor(host, c.folder, SENSORS) for c in usable}
+        return self._found(host, usable, unread)
 
     def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:
         """See `LiveProbe`. Parts of a card share its sensors; its power is told in equal parts."""
@@ -83,11 +91,13 @@ class AmdProbe:
     def _found(self, host: Host, cards: Sequence[_Card], unread: Broken | None) -> Found:
         classes: dict[str, DeviceClass] = {}
         made = [_accelerator(host, c, self._monitors[c.gpu.address], classes) for c in cards]
-        return Found(
-            accelerators=tuple(made),
-            classes=tuple(classes.values()),
-            links=_links(host, list(zip(made, cards, strict=True))),
-            broken=(unread,) if unread else (),
+        return offered(
+            Found(
+                accelerators=tuple(made),
+                classes=tuple(classes.values()),
+                links=_links(host, list(zip(made, cards, strict=True))),
+                broken=(unread,) if unread else (),
+            )
         )
 
 
@@ -136,8 +146,8 @@ def _accelerator(
     host: Host, card: _Card, monitor: hwmon.Monitor, classes: dict[str, DeviceClass]
 ) -> Accelerator:
     gpu, folder = card.gpu, card.folder
-    serial = text_of(host.read(f"{folder}/serial_number"))
-    faults = _faults(host, folder)
+    serial = identifier(host.read(f"{folder}/serial_number"))
+    faults = amd_ras.faults(host, folder)
     limit = monitor.power_limit_w(host)
     return Accelerator(
         family="amd",
@@ -153,7 +163,7 @@ def _accelerator(
         numa_node=card.function.numa_node if card.function else None,
         driver=text_of(host.read(families()["amd"].version_file)),
         firmware=text_of(host.read(f"{folder}/vbios_version")),
-        power_limit_w=None if limit is None else limit / gpu.parts,
+        power_limit_w=None if limit is None else power_w(limit / gpu.parts),
         temperature_limit_c=monitor.limit_c(host),
         health=Health.DEGRADED if faults else Health.HEALTHY,
         evidence=faults,
@@ -246,19 +256,9 @@ def _reading(host: Host, folder: str, monitor: hwmon.Monitor, parts: int) -> Rea
         memory_used_bytes=used_bytes(host.read(f"{folder}/mem_info_vram_used")) if alone else None,
         utilisation=ratio(host.read(f"{folder}/gpu_busy_percent")) if alone else None,
         temperature_c=monitor.temperature_c(host),
-        power_w=None if power is None else power / parts,
-        faults=_faults(host, folder),
+        power_w=None if power is None else power_w(power / parts),
+        faults=amd_ras.faults(host, folder),
     )
-
-
-def _faults(host: Host, folder: str) -> tuple[str, ...]:
-    """Memory errors that ECC could not correct since the driver was loaded; wrong results may follow."""
-    for line in (host.read(f"{folder}/ras/umc_err_count") or "").splitlines():
-        key, _, value = line.partition(":")
-        count = whole(value.strip())
-        if key.strip() == "ue" and count:
-            return (f"{count} uncorrectable memory errors",)
-    return ()
 
 
 def _unread(functions: Mapping[str, PciFunction], gpus: Sequence[Gpu]) -> Broken | None:

@@ -19,15 +19,17 @@ from placement.units import GBYTE, TERA
 
 from ..endings import said
 from ..host import Host
+from ..offers import offered
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import unlisted
-from ..quantities import document, size_bytes, text_of
+from ..quantities import document, identifier, size_bytes, text_of
 
 TIMEOUT_S = 3.5
 SHARE = 0.75
 """Part of the unified memory that the GPU may hold; Metal's own limit is near this on large machines, lower on small."""
 
 _COMMAND = ("system_profiler", "SPHardwareDataType", "SPDisplaysDataType", "-json")
+_HINT = f"run on the node, outside a sandbox: {' '.join(_COMMAND)}"
 
 
 class AppleProbe:
@@ -46,16 +48,18 @@ class AppleProbe:
         if machine is None:
             return Broken(
                 reason=wrong or "system_profiler tells nothing of the hardware",
-                hint=f"run {' '.join(_COMMAND)} on the node",
+                hint=_HINT,
             )
-        chip = text_of(machine.get("chip_type"))
-        if chip is None or not chip.startswith("Apple "):
+        chip = text_of(machine.get("chip_type", "another vendor's"))
+        if chip is None:
+            return Broken(reason="system_profiler tells no chip", hint=_HINT)
+        if not chip.startswith("Apple "):
             return Absent()
         memory = size_bytes(machine.get("physical_memory"))
         if memory is None:
             return Broken(
                 reason=f"system_profiler tells no memory of the {chip}",
-                hint="run system_profiler SPHardwareDataType on the node",
+                hint=_HINT,
             )
         return _found(chip, int(memory * SHARE), machine, _gpu(document(text), chip))
 
@@ -72,15 +76,12 @@ def _found(chip: str, memory: int, machine: Mapping[str, Any], gpu: Mapping[str,
         product=chip,
         device_class=known.name,
         handle="0",
-        serial=text_of(machine.get("serial_number")),
-        uuid=text_of(machine.get("platform_UUID")),
+        serial=identifier(machine.get("serial_number")),
+        uuid=identifier(machine.get("platform_UUID")),
         memory_bytes=memory,
         notes=notes,
     )
-    if not one.identity:
-        reason = f"system_profiler tells no identity of the {chip}"
-        return Found(broken=(Broken(reason=reason, hint="run the agent outside a sandbox"),))
-    return Found(accelerators=(one,), classes=(known,))
+    return offered(Found(accelerators=(one,), classes=(known,)))
 
 
 def _class(chip: str, memory: int) -> DeviceClass:

@@ -6,7 +6,7 @@ Decides what is asked of the tool and what its words mean for work. It must not 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, count
 from typing import ClassVar
 
 from placement.devices import DeviceClass, Health, Kind
@@ -16,6 +16,7 @@ from placement.interconnect import Interconnect, LinkKind
 from .. import pci
 from ..endings import said
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
@@ -25,6 +26,7 @@ from ..report import Reading
 from ..vendors import families
 
 TIMEOUT_S = 2.0
+POLL_TIMEOUT_S = 1.5
 DETAIL_TIMEOUT_S = 0.9
 """Of the two further questions; all three together stay below the prober's deadline."""
 
@@ -63,7 +65,7 @@ class AscendProbe:
 
     def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:
         """See `LiveProbe`. One run of the tool."""
-        text, _ = said("npu-smi", host.run(["npu-smi", "info"], TIMEOUT_S))
+        text, _ = said("npu-smi", host.run(["npu-smi", "info"], POLL_TIMEOUT_S))
         chips = {chip.pci: chip for chip in npu_smi.overview(text).chips if chip.pci}
         return {
             one.identity: _reading(chips[one.pci])
@@ -92,19 +94,34 @@ def _hint(host: Host) -> str:
 def _found(host: Host, seen: npu_smi.Overview, functions: Mapping[str, PciFunction]) -> Found:
     mapping, _ = said("npu-smi", host.run(["npu-smi", "info", "-m"], DETAIL_TIMEOUT_S))
     logical = npu_smi.logical_ids(mapping)
+    handles = _handles(seen.chips, logical)
     classes: dict[str, DeviceClass] = {}
     made: dict[tuple[int, int], Accelerator] = {}
-    for place, chip in enumerate(seen.chips):
-        handle = logical.get((chip.npu, chip.chip), place)
-        one = _accelerator(chip, str(handle), seen.version, functions.get(chip.pci or ""), classes)
-        made[chip.npu, chip.chip] = one
+    twice: list[Accelerator] = []
+    for chip in seen.chips:
+        key = chip.npu, chip.chip
+        function = functions.get(chip.pci or "")
+        one = _accelerator(chip, str(handles[key]), seen.version, function, classes)
+        twice += [one] if key in made else []
+        made.setdefault(key, one)
     unmapped = [f"{n}/{c}" for n, c in made if logical and (n, c) not in logical]
-    return Found(
-        accelerators=tuple(made.values()),
-        classes=tuple(classes.values()),
-        links=_links(host, seen.chips, made, functions),
-        broken=tuple(_gaps(seen, functions, bool(logical), unmapped)),
+    return offered(
+        Found(
+            accelerators=(*made.values(), *twice),
+            classes=tuple(classes.values()),
+            links=_links(host, seen.chips, made, functions),
+            broken=tuple(_gaps(seen, functions, bool(logical), unmapped)),
+        )
     )
+
+
+def _handles(
+    chips: Sequence[Chip], logical: Mapping[tuple[int, int], int]
+) -> dict[tuple[int, int], int]:
+    """Logical ids; a chip whose id is not told gets the next that no other has, in the order of the list."""
+    free = (number for number in count() if number not in logical.values())
+    names = dict.fromkeys((chip.npu, chip.chip) for chip in chips)
+    return {name: logical[name] if name in logical else next(free) for name in names}
 
 
 def _accelerator(

@@ -15,6 +15,7 @@ from placement.ids import NodeId
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction, pci_function, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
@@ -131,22 +132,24 @@ class FuriosaProbe:
             broken += refused
             device_class = _class(one)
             for part in parts(size):
-                offered = scaled(device_class, part)
-                if offered is not listed(family.name, "", pci=one.device_id):
-                    classes[offered.name] = offered
-                made = self._accelerator(host, one, part, offered, evidence)
+                known = scaled(device_class, part)
+                if known is not listed(family.name, "", pci=one.device_id):
+                    classes[known.name] = known
+                made = self._accelerator(host, one, part, known, evidence)
                 accelerators.append(made)
                 if one.function is not None:
                     members.append((made.identity, one.function))
-        return Found(
-            accelerators=tuple(accelerators),
-            links=pci.links(members),
-            classes=tuple(classes.values()),
-            broken=(*broken, *complaint),
+        return offered(
+            Found(
+                accelerators=tuple(accelerators),
+                links=pci.links(members),
+                classes=tuple(classes.values()),
+                broken=(*broken, *complaint),
+            )
         )
 
     def _accelerator(
-        self, host: Host, seen: _Seen, part: Part, offered: DeviceClass, evidence: tuple[str, ...]
+        self, host: Host, seen: _Seen, part: Part, known: DeviceClass, evidence: tuple[str, ...]
     ) -> Accelerator:
         card, function = seen.card, seen.function
         health, dead = _health(card.state)
@@ -154,7 +157,7 @@ class FuriosaProbe:
         return Accelerator(
             family=self.name,
             product=seen.product,
-            device_class=offered.name,
+            device_class=known.name,
             handle=f"npu:{card.index}" if part.is_whole else f"npu:{card.index}:{part.pes}",
             serial=card.serial,
             uuid=card.uuid,

@@ -6,7 +6,6 @@ Decides which of both is asked and what follows from the answer. It must not kno
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,11 +17,13 @@ from placement.interconnect import Interconnect, LinkKind
 from .. import pci
 from ..endings import said
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
 from ..quantities import (
     document,
+    identifier,
     pci_address,
     power_w,
     ratio,
@@ -36,8 +37,12 @@ from ..report import Reading
 from ..vendors import families
 
 TIMEOUT_S = 1.8
+POLL_TIMEOUT_S = 0.9
+"""Of the library and of the tool that is asked where it fails."""
 LIVE = "bus_id,memory.used,temperature.aip,power.draw,utilization.aip"
 COLUMNS = f"index,module_id,uuid,serial,name,driver_version,memory.total,{LIVE}"
+LINE_MOST = 4096
+"""Characters of a line of the tool's table; a longer one is none."""
 BOARD = 8
 """Cards of a baseboard, which are joined all to all by their own Ethernet ports."""
 
@@ -70,7 +75,7 @@ class GaudiProbe:
         if not functions:
             return Absent()
         slots = _slots(host, functions)
-        told, wrong = _told(host, COLUMNS)
+        told, wrong = _told(host, COLUMNS, TIMEOUT_S)
         if not told:
             return Broken(
                 reason=f"{len(functions)} Gaudi cards on PCI, but {wrong}", hint=_hint(functions)
@@ -79,7 +84,7 @@ class GaudiProbe:
 
     def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:
         """See `LiveProbe`."""
-        told, _ = _told(host, LIVE)
+        told, _ = _told(host, LIVE, POLL_TIMEOUT_S)
         status = {a: _status(host, a) for a in (one.pci for one in found.accelerators) if a}
         return {
             one.identity: _reading(told[one.pci], status.get(one.pci))
@@ -108,20 +113,22 @@ def _status(host: Host, address: str) -> str | None:
     return _attribute(host, address, "status")
 
 
-def _told(host: Host, columns: str) -> tuple[dict[str, Mapping[str, Any]], str]:
+def _told(host: Host, columns: str, timeout_s: float) -> tuple[dict[str, Mapping[str, Any]], str]:
     """What the library, else the tool says, by PCI address; and why there is nothing."""
-    answer = host.ask("hlml", "devices", TIMEOUT_S)
+    answer = host.ask("hlml", "devices", timeout_s)
     rows = document(said("pyhlml", answer)[0])
     if found := _by_address(rows if isinstance(rows, list) else []):
         return found, ""
-    text, wrong = said("hl-smi", host.run(["hl-smi", "-Q", columns, "-f", "csv"], TIMEOUT_S))
+    text, wrong = said("hl-smi", host.run(["hl-smi", "-Q", columns, "-f", "csv"], timeout_s))
     return _by_address(_table(text)), wrong or "hl-smi lists no card that can be read"
 
 
 def _table(text: str) -> Iterator[dict[str, str]]:
     """The rows below the line of column names; a unit behind a name is left out, the values have their own."""
     names: list[str] = []
-    for cells in csv.reader(io.StringIO(text.replace("\0", ""))):
+    # One line at a time: a quotation mark that is never closed must not swallow the rows below it.
+    lines = [line for line in text.replace("\0", "").splitlines() if len(line) < LINE_MOST]
+    for cells in (cell for line in lines for cell in csv.reader([line])):
         if not names and "bus_id" in [cell.strip().lower() for cell in cells]:
             names = [cell.partition("[")[0].strip().lower() for cell in cells]
         elif names and len(cells) == len(names):
@@ -154,11 +161,13 @@ def _found(slots: Mapping[str, _Slot], told: Mapping[str, Mapping[str, Any]]) ->
         reason=f"on PCI but not listed by the vendor's tool: {', '.join(missing)}",
         hint="see hl-smi and dmesg; in a container, pass its /dev/accel/accelN",
     )
-    return Found(
-        accelerators=tuple(made),
-        classes=tuple(classes.values()),
-        links=_links(slots, made),
-        broken=(broken,) if missing else (),
+    return offered(
+        Found(
+            accelerators=tuple(made),
+            classes=tuple(classes.values()),
+            links=_links(slots, made),
+            broken=(broken,) if missing else (),
+        )
     )
 
 
@@ -180,8 +189,8 @@ def _accelerator(
         product=product,
         device_class=known.name,
         handle="" if module is None else str(module),
-        serial=text_of(row.get("serial")),
-        uuid=text_of(row.get("uuid")),
+        serial=identifier(row.get("serial")),
+        uuid=identifier(row.get("uuid")),
         pci=function.address,
         memory_bytes=memory,
         numa_node=function.numa_node,

@@ -6,24 +6,25 @@ Decides which GPUs are offered: cards with memory of their own, and a processor'
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
-from placement.units import KIB
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
+from ..quantities import power_w
 from ..readers import intel_gpu_sysfs, openvino_devices, xpu_smi
 from ..readers.hwmon import Rates
 from ..readers.intel_gpu_sysfs import Card
 from ..readers.openvino_devices import Runtime
+from ..readers.shared_memory import half_of_ram
 from ..readers.xpu_smi import Told
 from ..report import Reading
 from ..vendors import families
@@ -56,9 +57,9 @@ class IntelGpuProbe:
         held = [f for f in functions if not f.virtual and f.driver in DRIVERS]
         cards = sorted((intel_gpu_sysfs.card(host, f) for f in held), key=_level_zero_order)
         shared = host.env(INTEGRATED_ENV) == "1"
-        offered = [c for c in cards if shared or _discrete(c)]
-        broken = [*_undriven(functions), *_closed(host, offered)]
-        usable = [c for c in offered if host.access(_file(c)) == "ok"]
+        wanted = [c for c in cards if shared or _discrete(c)]
+        broken = [*_undriven(functions), *_closed(host, wanted)]
+        usable = [c for c in wanted if host.access(_file(c)) == "ok"]
         if not usable:
             return broken[0] if broken else Absent()
         self._cards = {c.function.address: c for c in usable}
@@ -92,7 +93,7 @@ class IntelGpuProbe:
             # The part of the time in which it was not asleep: it wakes for work only.
             utilisation=None if asleep is None else min(1.0, max(0.0, 1.0 - asleep / 1e3)),
             temperature_c=card.monitor.temperature_c(host),
-            power_w=power if power is not None or energy is None else energy / 1e6,
+            power_w=power if power is not None or energy is None else power_w(energy / 1e6),
             clock_ratio=card.clock_ratio(host),
             throttled=card.throttled(host),
         )
@@ -142,7 +143,7 @@ def _found(
     broken: Sequence[Broken],
 ) -> Found:
     needed = any(_discrete(c) and (c.memory_bytes is None or not _named(c)) for c in cards)
-    told = xpu_smi.discovery(host) if needed else {}
+    told, wrong = xpu_smi.discovery(host) if needed else ({}, "")
     classes: dict[str, DeviceClass] = {}
     made = [
         _accelerator(
@@ -159,11 +160,13 @@ def _found(
             replace(one, health=Health.DEGRADED, evidence=("OpenVINO does not list it",))
             for one in made
         ]
-    return Found(
-        accelerators=tuple(made),
-        classes=tuple(classes.values()),
-        links=pci.links((a.identity, c.function) for a, c in zip(made, cards, strict=True)),
-        broken=(*broken, *_silence(runtime)),
+    return offered(
+        Found(
+            accelerators=tuple(made),
+            classes=tuple(classes.values()),
+            links=pci.links((a.identity, c.function) for a, c in zip(made, cards, strict=True)),
+            broken=(*broken, *_unnamed(wrong), *_silence(runtime)),
+        )
     )
 
 
@@ -175,7 +178,9 @@ def _accelerator(
     host: Host, card: Card, told: Told, handle: str, classes: dict[str, DeviceClass]
 ) -> Accelerator:
     function = card.function
-    memory = card.memory_bytes or told.memory_bytes or _shared_bytes(host, card)
+    memory = card.memory_bytes or told.memory_bytes
+    if memory is None and not _discrete(card):
+        memory = half_of_ram(host)
     product = told.name or _named(card) or f"Intel GPU {function.device}"
     limit = card.monitor.power_limit_w(host)
     known = listed("intel-gpu", product, memory_bytes=memory, pci=function.device)
@@ -208,14 +213,12 @@ def _accelerator(
     )
 
 
-def _shared_bytes(host: Host, card: Card) -> int | None:
-    """What a processor's own GPU can map: the kernel lets graphics pin half of the RAM."""
-    if _discrete(card):
-        return None
-    found = re.search(
-        r"^MemTotal:\s+([0-9]{1,15}) kB", host.read("/proc/meminfo") or "", re.MULTILINE
-    )
-    return int(found[1]) * KIB // 2 or None if found else None
+def _unnamed(wrong: str) -> Iterator[Broken]:
+    if wrong:
+        yield Broken(
+            reason=f"the driver does not tell what the cards are, and {wrong}",
+            hint="install Intel's xpu-smi, or see what xpu-smi discovery -j says on the node",
+        )
 
 
 def _silence(runtime: Runtime) -> Iterator[Broken]:

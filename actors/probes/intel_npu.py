@@ -15,6 +15,7 @@ from placement.ids import NodeId
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
@@ -56,10 +57,12 @@ class IntelNpuProbe:
         runtime = self._runtime(host, usable)
         classes: dict[str, DeviceClass] = {}
         made = tuple(_accelerator(host, f, k, runtime, classes) for k, f in enumerate(usable))
-        return Found(
-            accelerators=made,
-            classes=tuple(classes.values()),
-            broken=(*broken, *_silence(runtime)),
+        return offered(
+            Found(
+                accelerators=made,
+                classes=tuple(classes.values()),
+                broken=(*broken, *_silence(runtime)),
+            )
         )
 
     def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:

@@ -15,9 +15,10 @@ from placement.devices import DeviceClass
 from placement.ids import NodeId
 
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction, lanes_note, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
-from ..quantities import document, pci_address, text_of, whole
+from ..quantities import document, identifier, pci_address, text_of, whole
 from ..readers.nvidia_cards import Place, instances, whole_card
 from ..readers.nvidia_classes import FAMILY
 from ..readers.nvidia_links import Member, joined
@@ -132,7 +133,8 @@ def _asked(host: Host) -> Mapping[str, Any] | Broken:
             hint="see whether nvidia-smi answers; keep the driver loaded: nvidia-smi -pm 1",
         )
     told = document(said.out)
-    if said.rc != 0 or not isinstance(told, dict) or not isinstance(told.get("gpus", []), list):
+    usable = isinstance(told, dict) and ("error" in told or isinstance(told.get("gpus"), list))
+    if said.rc != 0 or not usable:
         words = text_of(said.err) or "its answer makes no sense"
         return Broken(
             reason=f"NVML cannot be asked: {words}", hint="pip install --upgrade nvidia-ml-py"
@@ -163,11 +165,13 @@ def _found(
         return Absent()
     if not harvest.accelerators and len(harvest.broken) == 1:
         return harvest.broken[0]
-    return Found(
-        accelerators=tuple(harvest.accelerators),
-        links=joined(harvest.members, told.get("near")),
-        classes=tuple(harvest.classes.values()),
-        broken=tuple(harvest.broken),
+    return offered(
+        Found(
+            accelerators=tuple(harvest.accelerators),
+            links=joined(harvest.members, told.get("near")),
+            classes=tuple(harvest.classes.values()),
+            broken=tuple(harvest.broken),
+        )
     )
 
 
@@ -176,7 +180,7 @@ def _distinct(rows: object, broken: list[Broken]) -> Iterator[Mapping[str, Any]]
     seen: set[str] = set()
     for row in rows if isinstance(rows, list) else ():
         card = row if isinstance(row, dict) else {}
-        name = text_of(card.get("uuid")) or pci_address(card.get("pci"))
+        name = identifier(card.get("uuid")) or pci_address(card.get("pci"))
         if name is None:
             broken.append(Broken(reason=f"a card {_silence(card)}", hint=_XID_HINT))
         elif name in seen:
@@ -219,8 +223,16 @@ def _take(harvest: _Harvest, card: Mapping[str, Any], place: Place) -> None:
     for part, part_class in parts:
         member = Member(identity=part.identity, card=card, function=place.function, part=True)
         harvest.take(part, member, part_class)
-    if not parts:
-        name = accelerator.uuid or accelerator.pci
+    name = accelerator.uuid or accelerator.pci
+    told = card.get("instances")
+    if isinstance(told, list) and len(told) > len(parts):
+        harvest.broken.append(
+            Broken(
+                reason=f"{len(told) - len(parts)} instances (MIG) of the card {name} tell no UUID of their own",
+                hint="compare with nvidia-smi -L; pip install --upgrade nvidia-ml-py",
+            )
+        )
+    elif not parts:
         harvest.broken.append(
             Broken(
                 reason=f"the card {name} is divided (MIG) into no instance",

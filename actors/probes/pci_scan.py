@@ -24,6 +24,12 @@ DISPLAY = "03"
 PERIPHERAL = "0880"
 """What some accelerators call themselves, Amazon's Neuron for one; counts for vendors of accelerators only."""
 
+SIGNAL = "1180"
+_XDNA = frozenset({"1502", "17f0", "17f1", "17f2", "17f3", "1b0a", "1b0b", "1b0c"})
+"""Device ids of the NPUs in AMD's processors, those of the kernel driver amdxdna. They call themselves signal processors,
+as does the sensor hub beside them, so the ids decide."""
+
+_AMD = "1022"
 _PLAIN = frozenset({("1d0f", "1111")})
 """Display adapters of such vendors that only show a console: that of Amazon's virtual machines."""
 
@@ -44,6 +50,7 @@ class PciScanProbe:
         seen = (
             *pci.pci_functions(host, kinds=(PROCESSING, DISPLAY)),
             *pci.pci_functions(host, vendors=other_vendors(), kinds=(PERIPHERAL,)),
+            *pci.pci_functions(host, vendors=(_AMD,), kinds=(SIGNAL,)),
         )
         unclaimed = sorted((f for f in seen if _unclaimed(f)), key=_kind)
         if not unclaimed:
@@ -58,6 +65,8 @@ def _unclaimed(function: PciFunction) -> bool:
     claimed = any(f.claims(function.vendor, function.kind) for f in families().values())
     if function.virtual or claimed or _kind(function) in _PLAIN:
         return False
+    if function.vendor == _AMD and function.kind.startswith(SIGNAL):
+        return function.device in _XDNA
     accelerates = function.kind.startswith((PROCESSING, COMPUTE_3D))
     return accelerates or function.vendor in other_vendors()
 
@@ -68,7 +77,8 @@ def _kind(function: PciFunction) -> tuple[str, str]:
 
 def _named(kind: tuple[str, str], functions: Sequence[PciFunction]) -> Broken:
     vendor, device = kind
-    name = other_vendors().get(vendor, "PCI")
+    xdna = vendor == _AMD and device in _XDNA
+    name = "AMD XDNA NPU, PCI" if xdna else other_vendors().get(vendor, "PCI")
     places = ", ".join(f.address for f in functions)
     return Broken(
         reason=f"{name} device {vendor}:{device} at {places} is claimed by no probe", hint=HINT

@@ -12,16 +12,17 @@ from typing import Any, ClassVar
 
 from placement.devices import DeviceClass, Health, Kind
 from placement.ids import NodeId
-from placement.units import KIB
 
 from .. import pci
 from ..endings import said
 from ..host import Host
 from ..machine import machine_id
+from ..offers import DECLARE, offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
-from ..quantities import document, text_of, whole
+from ..quantities import document, identifier, text_of
+from ..readers.shared_memory import half_of_ram
 from ..vendors import families
 
 TIMEOUT_S = 3.0
@@ -61,11 +62,13 @@ class QualcommProbe:
         if not good:
             return bad[0]
         cards = {f.address: f for f in functions if len(f.chain) > 1}
-        return Found(
-            accelerators=good,
-            classes=tuple(classes.values()),
-            links=pci.links([(a.identity, cards[a.pci]) for a in good if a.pci in cards]),
-            broken=bad,
+        return offered(
+            Found(
+                accelerators=good,
+                classes=tuple(classes.values()),
+                links=pci.links([(a.identity, cards[a.pci]) for a in good if a.pci in cards]),
+                broken=bad,
+            )
         )
 
 
@@ -94,7 +97,7 @@ def _card(
     if known is None:
         return Broken(
             reason=f"{where}: no interface that is read here tells the memory of {product}",
-            hint="declare the node's devices in the inventory",
+            hint=DECLARE,
         )
     return Accelerator(
         family="qualcomm",
@@ -121,7 +124,7 @@ def _hexagon(host: Host, dsp: str, classes: dict[str, DeviceClass]) -> Accelerat
         return Broken(reason=f"Hexagon NPU: {wrong}", hint=families()["qualcomm"].install)
     machine = text_of(host.read(f"{_SOC}/machine"))
     product = f"Hexagon NPU of {machine or 'an unknown Snapdragon'}"
-    memory = _half_of_ram(host)
+    memory = half_of_ram(host)
     known = listed("qualcomm", product)
     if known is None:
         known = unlisted(
@@ -159,17 +162,8 @@ def _named(told: Mapping[str, Any]) -> bool:
 
 
 def _serial(host: Host) -> str | None:
-    told = text_of(host.read(f"{_SOC}/serial_number"))
+    told = identifier(host.read(f"{_SOC}/serial_number"))
     machine = machine_id(host)
     if told is not None or machine is None:
         return told
     return f"machine-{hashlib.sha256(machine.encode()).hexdigest()[:12]}"
-
-
-def _half_of_ram(host: Host) -> int | None:
-    """What the NPU may take of the memory that it shares with the processor."""
-    found = re.search(
-        r"^MemTotal:\s+([0-9]{1,15}) kB", host.read("/proc/meminfo") or "", re.MULTILINE
-    )
-    kib = whole(found[1], most=2**40) if found else None
-    return kib * KIB // 2 if kib else None

@@ -17,6 +17,7 @@ from placement.interconnect import Interconnect, LinkKind
 
 from ..host import Host
 from ..names import STAND_IN_ENV
+from ..offers import offered
 from ..pci import PciFunction, link, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
@@ -198,11 +199,13 @@ def _notes(card: Card, told: Told) -> tuple[tuple[str, str], ...]:
 
 def _found(joined: Sequence[_Joined], broken: Iterable[Broken]) -> Found:
     added = {j.added.name: j.added for j in joined if j.added}
-    return Found(
-        accelerators=tuple(j.accelerator for j in joined),
-        links=_links(joined),
-        classes=tuple(added.values()),
-        broken=tuple(broken),
+    return offered(
+        Found(
+            accelerators=tuple(j.accelerator for j in joined),
+            links=_links(joined),
+            classes=tuple(added.values()),
+            broken=tuple(broken),
+        )
     )
 
 

@@ -77,11 +77,11 @@ class RemoteProbe:
     def poll(self, host: Host, found: Found) -> Mapping[str, Reading]:
         """See `LiveProbe`. Asks at most every 30 s; in between, the last answers stand."""
         now = host.clock_s()
+        there = {one.identity for one in found.accelerators}
         if self._polled_at is not None and now - self._polled_at < POLL_PERIOD_S:
-            return self._readings
+            return {name: said for name, said in self._readings.items() if name in there}
         self._polled_at = now
         named, _ = entries(REMOTE_ENV, host.env(REMOTE_ENV) or "[]")
-        there = {one.identity for one in found.accelerators}
         asked = [entry for entry in named if _identity(entry) in there]
         answers = _side_by_side(host, asked, min(self._deadline_s, POLL_DEADLINE_S))
         self._readings = {

@@ -16,10 +16,11 @@ from placement.interconnect import Interconnect, LinkKind
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
-from ..quantities import text_of, whole
+from ..quantities import identifier, text_of, whole
 from ..readers import hwmon, tt_smi
 from ..readers.tt_smi import Board
 from ..report import Reading
@@ -100,11 +101,13 @@ class TenstorrentProbe:
     def _found(self, host: Host, chips: Sequence[_Chip], broken: tuple[Broken, ...]) -> Found:
         classes: dict[str, DeviceClass] = {}
         made = [_accelerator(host, c, self._monitors[c.function.address], classes) for c in chips]
-        return Found(
-            accelerators=tuple(made),
-            classes=tuple(classes.values()),
-            links=_links(made, chips),
-            broken=broken,
+        return offered(
+            Found(
+                accelerators=tuple(made),
+                classes=tuple(classes.values()),
+                links=_links(made, chips),
+                broken=broken,
+            )
         )
 
     def _reading(self, host: Host, identity: str, address: str) -> Reading:
@@ -163,7 +166,7 @@ def _accelerator(
     if known is None:
         known = unlisted(vendor="tenstorrent", kind=Kind.NPU, product=product, memory_bytes=None)
         classes[known.name] = known
-    serial = text_of(host.read(f"{folder}/tt_serial")) or board.serial
+    serial = identifier(host.read(f"{folder}/tt_serial")) or board.serial
     bad = board.memory_works is False
     return Accelerator(
         family="tenstorrent",
@@ -171,7 +174,7 @@ def _accelerator(
         device_class=known.name,
         handle=chip.number,
         serial=serial,
-        uuid=text_of(host.read(f"{folder}/tt_asic_id")),
+        uuid=identifier(host.read(f"{folder}/tt_asic_id")),
         pci=chip.function.address,
         board=serial,
         numa_node=chip.function.numa_node,

@@ -15,6 +15,7 @@ from placement.interconnect import Interconnect, LinkKind
 
 from .. import pci
 from ..host import Host
+from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, product_name, unlisted
@@ -51,10 +52,12 @@ class TpuProbe:
             )
         classes: dict[str, DeviceClass] = {}
         made = [_accelerator(f, k, classes) for k, f in enumerate(functions)]
-        return Found(
-            accelerators=tuple(made),
-            classes=tuple(classes.values()),
-            links=_links(made, functions),
+        return offered(
+            Found(
+                accelerators=tuple(made),
+                classes=tuple(classes.values()),
+                links=_links(made, functions),
+            )
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import ClassVar
@@ -19,9 +20,10 @@ from placement.interconnect import Interconnect, LinkKind
 
 from ..host import Host
 from ..machine import machine_id
+from ..offers import offered
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
-from ..quantities import size_bytes, text_of, whole
+from ..quantities import identifier, size_bytes, text_of, whole
 from ..vendors import families
 
 RANKS = "/sys/class/dpu_rank"
@@ -46,12 +48,19 @@ class UpmemProbe:
             return broken[0]
         classes: dict[str, DeviceClass] = {}
         machine = hashlib.sha256((machine_id(host) or node).encode()).hexdigest()[:12]
-        made = tuple(_accelerator(host, machine, name, classes) for name in open_to_us)
-        return Found(
-            accelerators=made,
-            classes=tuple(classes.values()),
-            links=_links(made),
-            broken=broken,
+        dimms = {name: _dimm(host, name) for name in open_to_us}
+        repeated = {place for place, times in Counter(dimms.values()).items() if times > 1}
+        made = tuple(
+            _accelerator(host, machine, name, None if place in repeated else place, classes)
+            for name, place in dimms.items()
+        )
+        return offered(
+            Found(
+                accelerators=made,
+                classes=tuple(classes.values()),
+                links=_links(made),
+                broken=broken,
+            )
         )
 
 
@@ -69,8 +78,19 @@ def _closed(host: Host, names: list[str]) -> Iterator[Broken]:
     )
 
 
+def _dimm(host: Host, name: str) -> tuple[str, str] | None:
+    """The serial number of a rank's DIMM, and which rank of it; None when that does not tell it from others."""
+    serial = identifier(host.read(f"{RANKS}/{name}/serial_number"))
+    index = _number(host, f"{RANKS}/{name}/rank_index")
+    return None if serial is None else (serial, name if index is None else f"rank:{index}")
+
+
 def _accelerator(
-    host: Host, machine: str, name: str, classes: dict[str, DeviceClass]
+    host: Host,
+    machine: str,
+    name: str,
+    dimm: tuple[str, str] | None,
+    classes: dict[str, DeviceClass],
 ) -> Accelerator:
     folder = f"{RANKS}/{name}"
     dpus, memory = _dpus(host, folder), _memory(host, folder)
@@ -78,28 +98,21 @@ def _accelerator(
     if known is None:
         known = unlisted(vendor="upmem", kind=Kind.PIM, product=PRODUCT, memory_bytes=memory)
         classes[known.name] = known
-    serial = text_of(host.read(f"{folder}/serial_number"))
     numa = _number(host, f"{folder}/numa_node")
     return Accelerator(
         family="upmem",
         product=PRODUCT,
         device_class=known.name,
         handle=f"backend=hw,rankPath=/dev/{name}",
-        serial=serial or machine,
-        part=_place(host, folder, name, told=serial is not None),
-        board=serial,
+        serial=dimm[0] if dimm else machine,
+        part=dimm[1] if dimm else name,
+        board=dimm[0] if dimm else None,
         memory_bytes=memory,
         numa_node=numa,
         firmware=text_of(host.read(f"{folder}/mcu_version")),
         driver=text_of(host.read("/sys/module/dpu/version")),
         notes=tuple(_notes(host, folder, dpus)),
     )
-
-
-def _place(host: Host, folder: str, name: str, *, told: bool) -> str:
-    """Which rank of its DIMM; without a serial number, which of the machine."""
-    index = _number(host, f"{folder}/rank_index")
-    return f"rank:{index}" if told and index is not None else name
 
 
 def _notes(host: Host, folder: str, dpus: int | None) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 MOST_CPUS = 1 << 16
 """More than any kernel is built for; a longer range is nonsense."""
+MOST_PARTS = 1 << 12
+"""More than a list of that many CPUs has in practice; what stands behind is left out."""
 
 
 def parse_cpu_list(text: str | None) -> frozenset[int]:
@@ -16,7 +18,8 @@ def parse_cpu_list(text: str | None) -> frozenset[int]:
     ([0, 1, 2, 8], [])
     """
     cpus: set[int] = set()
-    for part in (text or "").strip().split(","):
+    # Lists that name the same CPUs over and over again are nonsense, too.
+    for part in (text or "").strip().split(",", MOST_PARTS)[:MOST_PARTS]:
         if found := re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part):
             first, last = int(found[1]), int(found[2] or found[1])
             cpus.update(range(first, min(last, MOST_CPUS) + 1))

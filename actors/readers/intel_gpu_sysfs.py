@@ -96,7 +96,7 @@ def _xe(host: Host, function: PciFunction, render: str) -> Card:
     return Card(
         function=function,
         render=render,
-        memory_bytes=sum(size or 0 for size in sizes) or None,
+        memory_bytes=size_bytes(sum(size or 0 for size in sizes)),
         idle=tuple(f"{tile}/gt0/gtidle/idle_residency_ms" for tile in tiles),
         clock=f"{gt}/freq0/act_freq" if gt else "",
         highest_clock=f"{gt}/freq0/rp0_freq" if gt else "",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..host import Host
 from ..pci import DEVICES
-from ..quantities import size_bytes, text_of, whole
+from ..quantities import attribute, size_bytes, text_of, whole
 
 NODES = "/sys/class/kfd/kfd/topology/nodes"
 XGMI = 11
@@ -174,7 +174,7 @@ def _memory(host: Host, number: int) -> int | None:
 def _properties(text: str | None) -> dict[str, int]:
     """Lines of a name and a whole number; others are left out."""
     found: dict[str, int] = {}
-    for line in (text or "").splitlines():
+    for line in attribute(text).splitlines():
         name, _, value = line.partition(" ")
         number = whole(value.strip(), most=_MOST)
         if number is not None and text_of(name):

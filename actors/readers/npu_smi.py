@@ -34,6 +34,9 @@ LINKS: Mapping[str, LinkKind] = {
 }
 """Words of the topology table; `NA` is unknown. SIO joins the two dies of one package."""
 
+MOST_LINES, MOST_COLUMNS = 2_000, 2_000
+"""Of a table of all chips of a node; what is beyond is none of it."""
+
 _MISSING = ("na", "n/a", "-", "")
 
 
@@ -158,7 +161,7 @@ def logical_ids(text: str) -> dict[tuple[int, int], int]:
     {(8, 0): 3}
     """
     found: dict[tuple[int, int], int] = {}
-    for line in plain(text).splitlines():
+    for line in _lines(plain(text)):
         numbers = [whole(word) for word in line.split()[:3]]
         match numbers:
             case [int(npu), int(chip), int(logical)]:
@@ -170,7 +173,7 @@ def logical_ids(text: str) -> dict[tuple[int, int], int]:
 
 def topology(text: str) -> dict[tuple[str, str], LinkKind]:
     """How chips are joined, by the table's own labels, e.g. `NPU0` or `Phy-ID3`; each pair once."""
-    lines = [line.split() for line in plain(text).splitlines()]
+    lines = [line.split() for line in _lines(plain(text))]
     labels: list[str] = []
     for line in lines:
         if not labels and line and _is_label(line[0]):
@@ -185,13 +188,17 @@ def topology(text: str) -> dict[tuple[str, str], LinkKind]:
     return found
 
 
+def _lines(text: str) -> list[str]:
+    return [line[:MOST_COLUMNS] for line in text.split("\n", MOST_LINES)[:MOST_LINES]]
+
+
 def _is_label(word: str) -> bool:
     return re.fullmatch(r"(?:NPU|Phy-ID)[0-9]{1,5}", word) is not None
 
 
 def _rows(text: str) -> Iterator[Sequence[str]]:
     """The rows of three cells above the table of processes."""
-    for line in text.splitlines():
+    for line in _lines(text):
         if re.search(r"\bProcess id\b", line, re.IGNORECASE):
             return
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -204,7 +211,7 @@ def _columns(header: Sequence[str] | None, cells: Sequence[str]) -> dict[str, st
     if header is None:
         return {}
     names = [word.partition("(")[0].lower() for word in header[2].split()]
-    values = re.sub(r"\s*/\s*", "/", cells[2]).split()
+    values = re.sub(r" ?/ ?", "/", " ".join(cells[2].split())).split()
     return dict(zip(names, values, strict=True)) if len(names) == len(values) else {}
 
 

@@ -14,9 +14,11 @@ from placement.devices import DeviceClass, Health
 
 from ..pci import PciFunction
 from ..probe import Accelerator
-from ..quantities import pci_address, size_bytes, temperature_c, text_of, whole
+from ..quantities import identifier, pci_address, size_bytes, temperature_c, text_of, whole
 from .nvidia_classes import FAMILY, card_class, instance_bytes, instance_class, profile, watts
 from .nvidia_health import evidence, lost
+
+NAMELESS = "it tells no UUID, by which programs are given a card"
 
 _NOTES = (
     ("capability", "compute capability"),
@@ -41,10 +43,10 @@ def whole_card(card: Mapping[str, Any], place: Place) -> tuple[Accelerator, Devi
     """The card as one accelerator, and its class."""
     memory = size_bytes(card.get("memory_total"))
     made = card_class(card, memory)
-    uuid, serial = text_of(card.get("uuid")), text_of(card.get("serial"))
+    uuid, serial = identifier(card.get("uuid")), identifier(card.get("serial"))
     function = place.function
     numa = function.numa_node if function is not None else None
-    said = evidence(card)
+    said = (*evidence(card), *(() if uuid else (NAMELESS,)))
     accelerator = Accelerator(
         family=FAMILY,
         product=text_of(card.get("name")) or "NVIDIA GPU",
@@ -73,7 +75,7 @@ def instances(
     """The instances of a card that is divided (MIG), each with a class of its own size."""
     told = card.get("instances")
     rows = [r for r in told if isinstance(r, dict)] if isinstance(told, list) else []
-    named = {uuid: r for r in reversed(rows) if (uuid := text_of(r.get("uuid")))}
+    named = {uuid: r for r in reversed(rows) if (uuid := identifier(r.get("uuid")))}
     sharing = Counter(whole(r.get("gi")) for r in named.values())
     return [
         _instance(row, uuid, sharing[whole(row.get("gi"))], card, parent, parent_class)

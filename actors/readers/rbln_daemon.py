@@ -16,10 +16,19 @@ from typing import Any
 from placement.units import GIB
 
 from ..host import Host
-from ..quantities import measure, pci_address, power_w, ratio, temperature_c, text_of, whole
+from ..quantities import (
+    identifier,
+    measure,
+    pci_address,
+    power_w,
+    ratio,
+    temperature_c,
+    text_of,
+    whole,
+)
 from ..report import Reading
 from .rbln_smi import NAME, group_of
-from .rbln_told import Told, by_state, in_performance_state, number_of
+from .rbln_told import Told, by_state, in_performance_state
 
 LIBRARY = "rbln_daemon"
 TIMEOUT_S = 1.5
@@ -40,7 +49,7 @@ EVENTS = {
 """Sources of events by number, as the daemon's interface lists them."""
 
 _LISTENS = re.compile(
-    r"^\s*[0-9]+: [0-9A-Fa-f]+:([0-9A-Fa-f]{4}) [0-9A-Fa-f]+:0000 0A ", re.MULTILINE
+    r"^[ \t]*[0-9]{1,9}: [0-9A-Fa-f]+:([0-9A-Fa-f]{4}) [0-9A-Fa-f]+:0000 0A ", re.MULTILINE
 )
 
 
@@ -61,12 +70,10 @@ def rows_of_daemon(host: Host, place: str) -> tuple[Told, ...] | None:
     said = _asked(host, f"devices.{place}")
     if said is None:
         return None
-    infos = {i.get("name"): i for i in _rows(said, "infos")}
-    places = {p.get("device_name"): p for p in _rows(said, "places")}
-    rows = (
-        _told(d, infos.get(d.get("name"), {}), places.get(d.get("name"), {}))
-        for d in _rows(said, "devices")
-    )
+    infos = {text_of(i.get("name")): i for i in _rows(said, "infos")}
+    places = {text_of(p.get("device_name")): p for p in _rows(said, "places")}
+    named = [(text_of(d.get("name")), d) for d in _rows(said, "devices")]
+    rows = (_told(d, infos.get(name, {}), places.get(name, {})) for name, d in named)
     return tuple(row for row in rows if row is not None)
 
 
@@ -105,7 +112,7 @@ def _told(
         name=name,
         product=text_of(device.get("card_name")),
         device_id=_id(device.get("dev_id")),
-        uuid=number_of(device.get("uuid")),
+        uuid=identifier(device.get("uuid")),
         pci=pci_address(device.get("pci_bus_id")),
         numa_node=whole(place.get("numa_node"), most=4095),
         driver=text_of(info.get("drv_version")),

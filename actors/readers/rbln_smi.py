@@ -14,6 +14,7 @@ from ..host import Host
 from ..probe import Broken
 from ..quantities import (
     document,
+    identifier,
     pci_address,
     power_w,
     ratio,
@@ -25,7 +26,7 @@ from ..quantities import (
 )
 from ..report import Reading
 from ..tools import Completed
-from .rbln_told import Told, in_performance_state, number_of
+from .rbln_told import Told, in_performance_state
 
 TOOLS = ("rbln-smi", "rbln-stat")
 TIMEOUT_S = 2.0
@@ -78,8 +79,8 @@ def _row(device: Mapping[str, Any], driver: str | None) -> Told | None:
         name=name,
         product=text_of(device.get("name")),
         device_id=_id(pci.get("dev")),
-        uuid=number_of(device.get("uuid")),
-        board=number_of(device.get("sid")),
+        uuid=identifier(device.get("uuid")),
+        board=identifier(device.get("sid")),
         pci=pci_address(pci.get("bus_id")),
         numa_node=whole(pci.get("numa_node"), most=4095),
         driver=driver,

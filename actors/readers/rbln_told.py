@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..quantities import text_of
+from ..quantities import power_w
 from ..report import Reading
 
 READY = 0
@@ -55,17 +55,6 @@ def unique(rows: Sequence[Told]) -> dict[str, Told]:
     return found
 
 
-def number_of(given: object) -> str | None:
-    """A serial number or UUID; None for a placeholder of zeros.
-
-    >>> number_of("0000000022513364"), number_of(7), number_of("00000000-0000"), number_of(True)
-    ('0000000022513364', '7', None, None)
-    """
-    number = isinstance(given, int) and not isinstance(given, bool)
-    text = str(given) if number else text_of(given)
-    return text if text and text.strip("0-xX ") else None
-
-
 def by_state(state: int | None, who: str) -> tuple[str, ...]:
     """Evidence of a driver's state.
 
@@ -97,5 +86,5 @@ def per_die(readings: Mapping[str, Reading], dies: Mapping[str, int]) -> dict[st
     }
 
 
-def _part(power_w: float | None, dies: int) -> float | None:
-    return power_w / dies if power_w is not None and dies else None
+def _part(card_w: float | None, dies: int) -> float | None:
+    return power_w(card_w / dies) if card_w is not None and dies else None

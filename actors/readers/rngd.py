@@ -12,7 +12,17 @@ from dataclasses import dataclass
 
 from ..host import Host
 from ..pci import DEVICES
-from ..quantities import document, measure, pci_address, power_w, temperature_c, text_of, whole
+from ..quantities import (
+    attribute,
+    document,
+    identifier,
+    measure,
+    pci_address,
+    power_w,
+    temperature_c,
+    text_of,
+    whole,
+)
 from ..tools import Completed
 
 CLASS = "/sys/class/rngd_mgmt"
@@ -27,7 +37,9 @@ LIBRARY_TIMEOUT_S = 2.0
 TOOL_TIMEOUT_S = 1.5
 
 _MANAGEMENT = re.compile(r"rngd!npu([0-9]{1,4})mgmt")
-_PAIR = re.compile(r"^\s*(\w+):\s*(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})\s*$", re.MULTILINE)
+_PAIR = re.compile(
+    r"^[ \t]*(\w{1,64}):[ \t]*(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})[ \t]*$", re.MULTILINE
+)
 _MOST = 2**64 - 1
 
 _HARDWARE = 0x10 | 0x20 | 0x40
@@ -110,8 +122,8 @@ def card(host: Host, index: int) -> Card | None:
     return Card(
         index=index,
         address=address,
-        serial=said("device_sn"),
-        uuid=said("device_uuid"),
+        serial=identifier(host.read(f"{folder}/device_sn")),
+        uuid=identifier(host.read(f"{folder}/device_uuid")),
         kind=said("device_type"),
         driver=_version(said("version")),
         firmware=_version(said("fw_version")),
@@ -177,7 +189,7 @@ def occupied(text: str | None) -> frozenset[int] | None:
     >>> sorted(occupied("0\n1\n1\n0\n")), occupied("2\n"), occupied("")
     ([1, 2], None, None)
     """
-    lines = (text or "").split()
+    lines = attribute(text).split()
     if not 0 < len(lines) <= PES or not set(lines) <= {"0", "1"}:
         return None
     return frozenset(pe for pe, line in enumerate(lines) if line == "1")
@@ -200,7 +212,7 @@ def clock_ratio(text: str | None) -> float | None:
     >>> clock_ratio("1000000000\n500000000\n"), clock_ratio("-5"), clock_ratio(None)
     (0.5, None, None)
     """
-    clocks = [whole(line, most=10**11) for line in (text or "").split()]
+    clocks = [whole(line, most=10**11) for line in attribute(text).split()]
     known = [hz for hz in clocks if hz]
     return min(1.0, min(known) / HIGHEST_HZ) if known and len(known) == len(clocks) else None
 
@@ -211,7 +223,7 @@ def pairs(text: str | None) -> dict[str, int]:
     >>> pairs("dram_capacity: 0xbc0003000")
     {'dram_capacity': 50465878016}
     """
-    found = ((name, whole(value, most=_MOST)) for name, value in _PAIR.findall(text or ""))
+    found = ((name, whole(value, most=_MOST)) for name, value in _PAIR.findall(attribute(text)))
     return {name: value for name, value in found if value is not None}
 
 
@@ -276,8 +288,8 @@ def _told(row: Mapping[str, object]) -> Card | None:
     return Card(
         index=index,
         address=address,
-        serial=text_of(row.get("serial")),
-        uuid=text_of(row.get("uuid")),
+        serial=identifier(row.get("serial")),
+        uuid=identifier(row.get("uuid")),
         kind=text_of(row.get("product")),
         driver=_version(text_of(row.get("driver"))),
         firmware=_version(text_of(row.get("firmware"))),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..endings import said
 from ..host import Host
-from ..quantities import document, pci_address, power_w, temperature_c, text_of
+from ..quantities import document, identifier, pci_address, power_w, temperature_c, text_of
 
 TIMEOUT_S = 3.0
 
@@ -50,7 +50,7 @@ def _board(row: Mapping[str, Any]) -> Board:
     works = info.get("dram_status")
     return Board(
         kind=text_of(info.get("board_type")),
-        serial=text_of(info.get("board_id")),
+        serial=identifier(info.get("board_id")),
         firmware=text_of(_part(row, "firmwares").get("fw_bundle_version")),
         power_limit_w=power_w(limits.get("tdp_limit")),
         temperature_limit_c=temperature_c(limits.get("thm_limit")),

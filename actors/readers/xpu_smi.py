@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..endings import said
 from ..host import Host
-from ..quantities import document, pci_address, size_bytes, text_of
+from ..quantities import document, identifier, pci_address, size_bytes, text_of
 
 TIMEOUT_S = 1.4
 
@@ -26,9 +26,9 @@ class Told:
     driver: str | None = None
 
 
-def discovery(host: Host) -> Mapping[str, Told]:
-    """The physical GPUs by PCI address; empty when the tool is not installed or its answer cannot be used."""
-    text, _ = said("xpu-smi", host.run(["xpu-smi", "discovery", "-j"], TIMEOUT_S))
+def discovery(host: Host) -> tuple[Mapping[str, Told], str]:
+    """The physical GPUs by PCI address, and why there are none."""
+    text, wrong = said("xpu-smi", host.run(["xpu-smi", "discovery", "-j"], TIMEOUT_S))
     told = document(text)
     rows = told.get("device_list") if isinstance(told, dict) else None
     found: dict[str, Told] = {}
@@ -38,8 +38,8 @@ def discovery(host: Host) -> Mapping[str, Told]:
             continue
         found[address] = Told(
             name=text_of(row.get("device_name")),
-            serial=text_of(row.get("serial_number")),
+            serial=identifier(row.get("serial_number")),
             memory_bytes=size_bytes(row.get("memory_physical_size_byte")),
             driver=text_of(row.get("driver_version")),
         )
-    return found
+    return found, "" if found else wrong or "xpu-smi lists no GPU that can be read"

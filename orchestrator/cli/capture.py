@@ -35,13 +35,18 @@ def capture(context: click.Context, *, directory: Path, no_hash: bool) -> int:
     """
     from actors.capture import capture as record
     from actors.host import RealHost
+    from actors.names import RECORDING_ENV
+
+    from ..replayed import recorded
 
     settings_of(context)
-    host = RealHost()
+    real = RealHost()
+    recording = os.environ.get(RECORDING_ENV)
+    host = recorded(Path(recording)) if recording else real
     try:
         done = record(host, _probes(), directory, os.urandom(_SALT_BYTES), hashed=not no_hash)
     finally:
-        host.libraries.close()
+        real.libraries.close()
     return _say(directory, done)
 
 

@@ -10,7 +10,7 @@ import click
 from .program import Finite, settings_of
 
 if TYPE_CHECKING:
-    from ..inventory_file import Level
+    from ..node_entries import Level
 
 _FILE = click.Path(path_type=Path)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import exit_codes
-from .program import client_of, console, output_option, print_json, show
+from .program import client_of, console, output_option, print_json, quiet_logs, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -61,6 +61,7 @@ def _document_of(file: str) -> dict[str, Any]:
 
     from ..inventory_file import load_inventory
 
+    quiet_logs()
     return {"inventory": json.loads(encode(load_inventory(file))), "problems": []}
 
 

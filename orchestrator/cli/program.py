@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEBUG = "--debug"
-_SHELL_SIGPIPE = 141
+
+
+class _ReaderGoneError(Exception):
+    """Whoever read our output has seen enough, as `head` does."""
 
 
 class Program(click.Group):
@@ -37,6 +42,18 @@ class Program(click.Group):
         """In the order of the main path, not of the alphabet."""
         return list(self.commands)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Reads the words, which may print the help."""
+        with _reader_may_go():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        with _reader_may_go():
+            outcome = super().invoke(ctx)
+            sys.stdout.flush()
+            return outcome
+
     def main(self, args: Sequence[str] | None = None, *more: Any, **extra: Any) -> NoReturn:
         """Runs the command and exits."""
         argv = list(sys.argv[1:] if args is None else args)
@@ -44,20 +61,38 @@ class Program(click.Group):
         extra["standalone_mode"] = False
         try:
             outcome = super().main([a for a in argv if a != _DEBUG], *more, **extra)
-            sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(exit_codes.USAGE)
         except click.Abort:
             click.echo("interrupted", err=True)
             sys.exit(exit_codes.INTERRUPTED)
-        except BrokenPipeError:
-            # Whoever read our output has gone; Python would complain once more at exit.
+        except _ReaderGoneError:
+            # Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(_SHELL_SIGPIPE)
+            sys.exit(exit_codes.OK)
         except Exception as error:  # noqa: BLE001 - the border of the program: each error gets its text and code
             sys.exit(_report(error, as_json=_asks_json(argv), debug=debug))
         sys.exit(outcome if isinstance(outcome, int) else exit_codes.OK)
+
+
+@contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Tells a reader that has gone, which click would call a failure, from any other broken pipe."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise (_ReaderGoneError() if _reader_gone() else RuntimeError(str(error))) from error
+
+
+def _reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), 0)
+        return any(events & select.POLLERR for _, events in watch.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def _asks_json(argv: Sequence[str]) -> bool:
@@ -139,21 +174,34 @@ def settings_of(context: click.Context, **flags: Any) -> Settings:
     """The settings, with the flags of the command."""
     from ..settings import load_settings
 
-    _quiet_logs()
+    quiet_logs()
 
     return load_settings(state=context.find_root().obj, **flags)
 
 
-def _quiet_logs() -> None:
-    """Events of our own modules are for logs; a person sees warnings only, on standard error."""
+def quiet_logs() -> None:
+    """Events of our own modules are for logs; a person sees warnings only, on standard error and in one line each."""
     import logging
 
     import structlog
 
     structlog.configure(
+        processors=[
+            _untraced,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _untraced(_logger: object, _name: str, event: Any) -> Any:
+    """The error without its traceback, whose variables may hold what nobody should see."""
+    error = sys.exc_info()[1]
+    if event.pop("exc_info", None) and error is not None:
+        event["error"] = f"{type(error).__name__}: {error}"
+    return event
 
 
 def client_of(context: click.Context, *, timeout_s: float | None = None) -> Client:
@@ -179,8 +227,13 @@ def console() -> Console:
     """Standard output with colours where it is a terminal; wide where it is a file, so that no cell is cut."""
     from rich.console import Console
 
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            """Leaves it to the program, as with any other output."""
+            raise BrokenPipeError
+
     width = None if sys.stdout.isatty() else 200
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    return Output(width=width, highlight=False, markup=False, emoji=False)
 
 
 def show(*parts: RenderableType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
 import pytest
 from support.hosts import RECORDINGS, FakeHost
@@ -11,7 +12,7 @@ from support.hosts import RECORDINGS, FakeHost
 import actors.probes
 from actors.host import Fetched, Host, RecordedHost
 from actors.names import EMULATE_ENV
-from actors.probe import Absent, Broken, Found, Probe
+from actors.probe import Absent, Broken, Found, LiveProbe, Probe
 from actors.prober import Prober
 from actors.tools import Completed
 from placement.catalog import catalog
@@ -119,6 +120,22 @@ def test_what_it_finds_is_believed_and_of_known_classes(probe, host):
     if isinstance(outcome, Broken):
         assert outcome.reason
         assert outcome.hint
+
+
+@each
+@everywhere
+def test_a_poll_tells_of_its_own_devices_only_whatever_became_of_the_machine(probe, host):
+    made = probe()
+    found = made.probe(host, NODE)
+    if not isinstance(found, Found) or not isinstance(made, LiveProbe):
+        return
+    own = {d.identity for d in (*found.devices, *found.accelerators)}
+    fewer = replace(found, devices=found.devices[1:], accelerators=found.accelerators[1:])
+    left = {d.identity for d in (*fewer.devices, *fewer.accelerators)}
+    for now in (host, Garbage(), FakeHost(), host):
+        assert set(made.poll(now, found)) <= own
+        assert set(made.poll(now, fewer)) <= left
+        assert set(probe().poll(now, found)) <= own, "by an instance that never looked"
 
 
 @each

@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from support.hosts import RECORDINGS, FakeHost
 
 import actors.probes
-from actors.capture import HIDDEN, Captured, capture
+from actors.capture import Captured, capture
 from actors.host import RecordedHost
 from actors.identifiers import disguise, identifiers_in, parts
 from actors.pci import pci_functions
 from actors.probe import Absent, Accelerator, Found
+from actors.redaction import HIDDEN
 from actors.report import Reading
 from actors.tools import Completed
 from orchestrator.cli import main
@@ -347,3 +348,144 @@ def test_the_command_records_this_machine(tmp_path):
     assert RecordedHost(tmp_path / "new").facts["origin"] == "captured"
     again = CliRunner().invoke(main, ["capture", str(tmp_path / "new")])
     assert again.exit_code == 2
+
+
+def test_passwords_and_tokens_are_hidden_wherever_they_stand(tmp_path):
+    class Tells:
+        name = "tells"
+
+        def probe(self, host, node):
+            done, named = host.run(["smi"], 1.0), host.env("SHARDYARD_REMOTE") or "[]"
+            fetched = host.fetch(json.loads(named)[0]["url"] + "/v1/models", 1.0)
+            words = f"{done and done.out} {fetched and fetched.status} {named}"
+            return Found(accelerators=(self.accelerator(words),))
+
+        def accelerator(self, words):
+            return Accelerator(family="odd", product=words, device_class="X")
+
+    url = "http://me:hunter2@npu-1:8000"
+    machine = FakeHost(
+        tools={"smi": 'env: HF_TOKEN=hf_abc {"api_key": "k-123", "max_tokens": 12}'},
+        fetches={f"{url}/v1/models": '{"url": "x?token=t0ps3cret&n=1"}'},
+        variables={"SHARDYARD_REMOTE": f'[{{"url": "{url}", "password": "hunter3"}}]'},
+    )
+    for hashed in (True, False):
+        place = tmp_path / f"hashed-{hashed}"
+        done = capture(machine, {"tells": Tells}, place, SALT, hashed=hashed)
+        assert done.differences == ()
+        told = texts_below(place)
+        for secret in ("hunter2", "hunter3", "hf_abc", "k-123", "t0ps3cret"):
+            assert secret not in told
+        assert "max_tokens" in told
+
+
+class ListsDevices:
+    """Lists a folder, opens one thing of it, and looks for one that may not be read."""
+
+    name = "lists"
+
+    def probe(self, host, node):
+        told = (
+            host.list("/dev"),
+            host.access("/dev/card0"),
+            host.resolve("/dev/tty7"),
+            host.read("/dev/tty7"),
+            host.list("/dev/empty"),
+            host.resolve("/dev/empty"),
+        )
+        return Found(accelerators=(self.accelerator(str(told)),))
+
+    def accelerator(self, words):
+        return Accelerator(family="odd", product=words, device_class="X")
+
+
+class Unreadable(FakeHost):
+    def read(self, path):
+        return None
+
+
+def test_a_listing_is_one_entry_and_not_a_file_for_each_name(tmp_path):
+    files = {f"/dev/{name}": "" for name in ("card0", *(f"tty{k}" for k in range(60)))}
+    machine = Unreadable({**files, "/dev/empty/x": ""})
+    done = capture(machine, {"lists": ListsDevices}, tmp_path / "new", SALT)
+    assert done.differences == ()
+    assert done.files < 5
+    assert not [p for p in (tmp_path / "new").rglob("*") if p.is_dir() and not any(p.iterdir())]
+    host = RecordedHost(tmp_path / "new")
+    assert host.list("/dev") == machine.list("/dev")
+    assert host.read("/dev/tty7") is None
+    assert (host.resolve("/dev/tty7"), host.resolve("/dev/tty99")) == ("/dev/tty7", None)
+    assert (host.access("/dev/tty7"), host.access("/dev/tty99")) == ("ok", "absent")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_looked_at(tmp_path):
+    looked = []
+
+    class Looks(CardProbe):
+        def probe(self, host, node):
+            looked.append(1)
+            return Absent()
+
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SpecError, match="cannot be written to"):
+        capture(card_machine(), {"card": Looks}, tmp_path / "file" / "new", SALT)
+    assert looked == []
+    with pytest.raises(SpecError) as raised:
+        capture(card_machine(), {"card": Looks}, Path("/proc/new"), SALT)
+    assert raised.value.hint == "name a folder of your own"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_not_finished_is_no_recording(error, there, tmp_path):
+    class Full(FakeHost):
+        """Ends while the answers are written: what is a link is asked then."""
+
+        def resolve(self, path):
+            if path.startswith("/sys/full"):
+                raise error
+            return super().resolve(path)
+
+    class Reads:
+        name = "reads"
+
+        def probe(self, host, node):
+            host.read("/etc/machine-id")
+            host.read("/sys/full/x")
+            return Absent()
+
+    place = tmp_path / "new"
+    if there:
+        place.mkdir()
+    with pytest.raises((SpecError, KeyboardInterrupt)):
+        capture(Full({"/sys/full/x": "1"}), {"reads": Reads}, place, SALT)
+    assert not (place / "host.toml").exists()
+    assert not place.exists() or not any(place.iterdir())
+
+
+def test_a_link_to_an_empty_folder_and_a_relative_path_are_taken(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert captured(card_machine(), tmp_path / "link").differences == ()
+    assert (tmp_path / "real" / "host.toml").is_file()
+    monkeypatch.chdir(tmp_path)
+    assert captured(card_machine(), Path("here/new")).differences == ()
+
+
+def test_a_recording_of_a_recording_keeps_its_origin(tmp_path, monkeypatch):
+    machine = RECORDINGS / "furiosa" / "synthetic-4-cards"
+    monkeypatch.setenv("SHARDYARD_RECORDING", str(machine))
+    done = CliRunner().invoke(main, ["capture", str(tmp_path / "new")])
+    assert done.exit_code == 0, done.output
+    assert "furiosa: 4 devices" in done.output
+    assert RecordedHost(tmp_path / "new").facts["origin"] == "synthetic"
+    monkeypatch.setenv("SHARDYARD_RECORDING", str(tmp_path / "nothing"))
+    assert CliRunner().invoke(main, ["capture", str(tmp_path / "other")]).exit_code == 2
+
+
+def test_what_a_stand_in_pretends_is_not_captured(tmp_path):
+    machine = card_machine().but({}, variables={"SHARDYARD_STAND_IN": "1"})
+    captured(machine, tmp_path / "new")
+    facts = RecordedHost(tmp_path / "new").facts
+    assert facts["origin"] == "synthetic"
+    assert "stand-in" in facts["about"]

@@ -599,3 +599,36 @@ def test_a_conversation_remembers_and_ends_with_the_input(
     _converse(answer)
     assert heard == [["hello"], ["hello", "answer 1", "and again"]]
     assert "Ctrl-D" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("devices", "--inventory", LAB),
+        ("devices", "--inventory", LAB, "-o", "json"),
+        ("devices", "--inventory", LAB, "-o", "yaml"),
+        ("schema", "inventory"),
+        ("--help",),
+    ],
+)
+def test_a_reader_that_has_seen_enough_is_no_failure(words):
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        said = running.stderr.read()
+        assert (running.wait(30.0), said) == (0, b"")
+
+
+def test_a_broken_pipe_of_our_own_is_a_failure():
+    @main.command("breaks")
+    def breaks() -> None:
+        raise BrokenPipeError("the launcher has gone")
+
+    try:
+        done = CliRunner().invoke(main, ["breaks"])
+    finally:
+        del main.commands["breaks"]
+    assert done.exit_code == 1
+    assert "the launcher has gone" in done.output

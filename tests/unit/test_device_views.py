@@ -154,3 +154,14 @@ def test_links_are_shown_by_set():
     _, first, second = printed(bonds_view(document(bonds=bonds)))
     assert cells(first) == ["gpu-1/0,1", "direct", "18", "450"]
     assert cells(second) == ["gpu-1/2,3", "numa", "-", "-"]
+
+
+@pytest.mark.parametrize("count", [0, 500])
+@pytest.mark.parametrize("width", [10, 40, 200])
+def test_any_number_of_devices_fits_any_terminal(count, width):
+    many = document(*(device(k) for k in range(count)))
+    out = io.StringIO()
+    Console(file=out, width=width).print(watch_view(many, []), *devices_view(many))
+    assert max(map(len, out.getvalue().splitlines())) <= width
+    nobody = {"inventory": {"nodes": []}, "problems": []}
+    assert len(printed(watch_view(nobody, []), *devices_view(nobody))) == 2

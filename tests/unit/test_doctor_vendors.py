@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from support.hosts import FakeHost
+from support.hosts import RECORDINGS, FakeHost
 
 from actors.pci import pci_functions
 from actors.plugins import load_plugins
@@ -16,6 +19,7 @@ from actors.versions import versions
 from orchestrator import doctor
 from orchestrator.check import Check
 from orchestrator.doctor_vendors import Surroundings, check_vendors
+from orchestrator.inventory_file import parse_inventory
 from orchestrator.settings import load_settings
 from orchestrator.version_range import within
 from placement.devices import Device, Health
@@ -79,6 +83,11 @@ def test_software_without_a_device_is_no_problem():
     assert nothing.detail == "no accelerator on this machine"
     assert (idle.check, idle.status) == ("furiosa", "ok")
     assert "furiosa-smi 2026.4.0 installed" in idle.detail
+
+
+def test_the_package_that_we_bring_ourselves_is_no_news():
+    (only,) = checks(report(), installed={"nvidia-ml-py": "13.615.71"})
+    assert only.detail == "no accelerator on this machine"
 
 
 def test_what_is_found_is_counted_by_class():
@@ -246,3 +255,81 @@ def test_every_range_of_the_families_can_be_read():
     for family in families().values():
         for wanted in (*family.packages.values(), *([family.driver] if family.driver else [])):
             assert within("1.0", wanted) is not None, (family.name, wanted)
+
+
+@pytest.mark.parametrize("host", [None, "env = 3"])
+def test_a_recording_that_is_none_is_a_failure_and_not_the_end(host, tmp_path, monkeypatch):
+    tape = tmp_path / "tape"
+    if host is not None:
+        tape.mkdir()
+        (tape / "host.toml").write_text(host)
+    monkeypatch.setenv("SHARDYARD_RECORDING", str(tape))
+    found = list(doctor.examine(load_settings({"SHARDYARD_STATE": str(tmp_path)})))
+    (only,) = [c for c in found if c.status == "fail"]
+    assert only.check == "probes"
+    assert str(tape) in only.detail
+    assert "shardyard capture" in only.hint
+    assert found[-1].check == "disk"
+
+
+def test_a_recorded_machine_is_examined_instead_of_this_one(tmp_path, monkeypatch):
+    tape = RECORDINGS / "nvidia" / "synthetic-broken-cards"
+    monkeypatch.setenv("SHARDYARD_RECORDING", str(tape))
+    found = list(doctor.examine(load_settings({"SHARDYARD_STATE": str(tmp_path)})))
+    details = [c.detail for c in found if c.check == "nvidia"]
+    assert any("is lost: the driver has lost the card" in detail for detail in details)
+    (ours,) = [c for c in found if c.check == "environment"]
+    assert ours.status == "ok", "what probes read is no unknown variable"
+
+
+def test_a_plugin_that_raises_is_one_line_and_no_traceback(tmp_path):
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[shardyard.probes]\nodd = theirs_odd:Odd\n")
+    (tmp_path / "theirs_odd.py").write_text(
+        "class Odd:\n"
+        "    name = 'odd'\n"
+        "    def probe(self, host, node):\n"
+        "        key = 'sesame'\n"
+        "        raise RuntimeError('no card')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "from orchestrator.cli import main; main()", "doctor"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "SHARDYARD_STATE": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    assert "raised RuntimeError: no card" in done.stdout
+    assert "RuntimeError: no card" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sesame" not in done.stderr
+
+
+def test_a_probe_that_cannot_be_made_spoils_no_recording(a_broken_maker):
+    text = f"nodes:\n  n1: {{emulated: true, recording: {RECORDINGS}/furiosa/synthetic-4-cards}}\n"
+    (node,) = parse_inventory(text, "lab.yaml").nodes
+    assert len(node.devices) == 4
+
+
+@pytest.fixture
+def a_broken_maker(tmp_path, monkeypatch):
+    """A distribution whose probe raises when it is made."""
+    info = tmp_path / "makers-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: makers\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[shardyard.probes]\nmade = makers_odd:Made\n")
+    (tmp_path / "makers_odd.py").write_text(
+        "class Made:\n"
+        "    name = 'made'\n"
+        "    def __init__(self):\n"
+        "        raise ValueError('no')\n"
+        "    def probe(self, host, node):\n"
+        "        return None\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    load_plugins.cache_clear()
+    yield
+    load_plugins.cache_clear()

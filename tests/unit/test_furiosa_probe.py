@@ -312,12 +312,12 @@ def test_a_later_product_has_its_memory_and_class():
     assert device.memory_bytes == 76_772_540_416
 
 
-def test_a_product_that_nobody_listed_gets_a_class_of_its_own():
+def test_a_product_that_nobody_listed_has_to_be_declared():
     outcome = found(four().but({f"{FIRST}/device": "0x0007\n"}))
-    device = outcome.accelerators[0]
-    assert device.memory_bytes is None
-    assert device.device_class in {c.name for c in outcome.classes}
-    assert device.device_class not in catalog()
+    assert len(outcome.accelerators) == 3
+    assert all(a.device_class in catalog() for a in outcome.accelerators)
+    assert "RNGD 0007" in outcome.broken[0].reason
+    assert "declare it" in outcome.broken[0].hint
 
 
 def test_a_card_whose_pci_function_is_hidden_is_still_offered():

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.hosts import FakeHost, gone
 
-from actors.host import OUTPUT_CAP_BYTES, READ_CAP_BYTES, RealHost, RecordedHost, command_name
+from actors.host import OUTPUT_CAP_BYTES, RealHost, RecordedHost, command_name
 from actors.machine import machine_id, node_name
+from actors.rooted_files import READ_CAP_BYTES
 from placement.errors import SpecError
 
 

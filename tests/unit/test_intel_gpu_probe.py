@@ -84,8 +84,11 @@ def test_cards_on_i915_get_their_memory_from_the_tool():
 )
 def test_without_a_usable_answer_the_memory_is_unknown(answer):
     tools = {"xpu-smi_discovery_-j": answer} if answer else {}
-    first, _ = found(in_memory("intel-gpu", PAIR).but({}, tools=tools)).accelerators
+    outcome = found(in_memory("intel-gpu", PAIR).but({}, tools=tools))
+    (first,) = outcome.accelerators
     assert (first.device_class, first.memory_bytes) == ("INTEL_ARC_A770_16G", None)
+    assert "tells no memory" in outcome.broken[-1].reason, "the other card is not in the catalog"
+    assert "declare it" in outcome.broken[-1].hint
 
 
 def test_lmem_of_i915_needs_no_tool():

@@ -140,10 +140,12 @@ def test_one_that_cannot_be_used_is_broken(change, words, hint):
     assert hint in outcome.hint
 
 
-def test_an_unknown_npu_gets_a_class_of_its_own():
+def test_an_npu_that_nobody_listed_has_to_be_declared():
     host = in_memory("intel-npu", LUNAR)
     outcome = found(host.but({f"{folder(host)}/device": "0xd71d\n"}))
-    assert outcome.accelerators[0].device_class == outcome.classes[0].name == "INTEL_NPU_D71D"
+    assert (outcome.accelerators, outcome.classes) == ((), ())
+    assert "Intel NPU d71d" in outcome.broken[0].reason
+    assert "declare it" in outcome.broken[0].hint
 
 
 def test_intels_other_devices_are_none():

@@ -227,3 +227,19 @@ def test_the_declaration_of_a_lab_node_gives_its_devices() -> None:
 
 def test_the_example_inventory_is_read() -> None:
     assert len(load_inventory(EXAMPLES / "mixed-lab" / "inventory.yaml").nodes) == 5
+
+
+def test_a_degraded_device_stays_degraded_in_what_is_written_back():
+    text = (
+        "nodes:\n  n:\n    devices: [{class: RBLN_ATOM, count: 3, unhealthy: [0], degraded: [2]}]\n"
+    )
+    read = parse_inventory(text, "x.yaml")
+    healths = [d.health for d in read.nodes[0].devices]
+    assert healths == [Health.LOST, Health.HEALTHY, Health.DEGRADED]
+    assert parse_inventory(dump_inventory(read), "y.yaml").nodes == read.nodes
+
+
+def test_a_degraded_position_that_is_not_there_is_named():
+    text = "nodes:\n  n:\n    devices: [{class: RBLN_ATOM, degraded: [1]}]\n"
+    with pytest.raises(SpecError, match=r"degraded: position 1 of 1 devices"):
+        parse_inventory(text, "x.yaml")

@@ -71,3 +71,10 @@ def test_what_a_family_claims_is_left_to_its_probe(family):
 )
 def test_what_counts_as_an_accelerator(vendor, kind, named):
     assert bool(reasons(machine(vendor, "0001", kind))) is named
+
+
+def test_the_npu_of_an_amd_processor_is_named_and_its_sensor_hub_is_not():
+    assert reasons(machine("1022", "17f0", "118000")) == [
+        "AMD XDNA NPU, PCI device 1022:17f0 at 0000:3b:00.0 is claimed by no probe"
+    ]
+    assert reasons(machine("1022", "15e4", "118000")) == []

@@ -52,3 +52,8 @@ def test_a_key_is_never_shown() -> None:
 def test_variables_that_nothing_reads_are_found() -> None:
     env = {"SHARDYARD_PROT": "1", "SHARDYARD_PORT": "1", "SHARDYARD_RUN": "x", "HOME": "/"}
     assert unknown_variables(env) == ["SHARDYARD_PROT"]
+
+
+def test_what_probes_and_stand_ins_read_is_known():
+    names = ("REMOTE", "RECORDING", "STAND_IN", "PROBES", "FURIOSA_PES", "PYTHON_RBLN_DAEMON")
+    assert unknown_variables({f"SHARDYARD_{name}": "1" for name in names}) == []

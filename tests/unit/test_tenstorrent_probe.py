@@ -71,11 +71,14 @@ def test_an_old_driver_is_helped_by_the_tool():
         (Completed(rc=0, out='{"device_info": [3, {"board_info": []}]}', err=""), "lists no board"),
     ],
 )
-def test_boards_that_nobody_names_are_offered_by_their_id(answer, words):
+def test_boards_that_nobody_names_have_to_be_declared(answer, words):
     tools = {"tt-smi_-s": answer} if answer else {}
     outcome = found(in_memory("tenstorrent", OLD).but({}, tools=tools))
-    assert {a.device_class for a in outcome.accelerators} == {"TENSTORRENT_401E"}
+    assert outcome.accelerators == ()
     assert words in outcome.broken[0].reason
+    assert all(
+        "Tenstorrent 401e" in b.reason and "declare it" in b.hint for b in outcome.broken[1:]
+    )
 
 
 def test_the_tool_is_left_alone_when_the_driver_says_enough():

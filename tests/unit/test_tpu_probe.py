@@ -39,12 +39,13 @@ def test_other_devices_of_the_vendor_are_no_chips():
     assert TpuProbe().probe(host.but(chips, links=links), NODE) == Absent()
 
 
-def test_a_chip_of_another_kind_gets_a_class_of_its_own():
+def test_chips_of_another_kind_have_to_be_declared():
     host = in_memory("tpu", "synthetic-v4-4")
     folders = [host.resolve(f"{DEVICES}/0000:00:{k:02x}.0") for k in (5, 6, 7, 8)]
     outcome = found(host.but({f"{folder}/device": "0x00ff\n" for folder in folders}))
-    assert {a.device_class for a in outcome.accelerators} == {"GOOGLE_TPU_00FF"}
-    assert [c.name for c in outcome.classes] == ["GOOGLE_TPU_00FF"]
+    assert (outcome.accelerators, outcome.classes) == ((), ())
+    assert len(outcome.broken) == 4
+    assert all("TPU 00ff" in b.reason and "declare it" in b.hint for b in outcome.broken)
 
 
 def test_no_device_files_is_broken():

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 from ...names import STAND_IN_ENV
 from ...readers.rbln_daemon import PORT_ENV
 from ...stand_in import StandIn
+from .. import namespace
 from .cards import CARDS_ENV, declared
 from .daemon import Daemon, start_daemon
 
 __all__ = ["Daemon", "environment", "missing", "stand_in", "start_daemon"]
+
+TOOL_PLACE = "/usr/bin/rbln-smi"
 
 _HERE = Path(__file__).parent
 
@@ -54,8 +58,23 @@ def stand_in(folder: Path, device_class: str, count: int) -> StandIn:
     """See `actors.stand_in`: the package, the tool, and a daemon that lives as long as the command."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    daemon = (sys.executable, "-m", f"{__name__}.beside", device_class, str(count), str(port), "--")
-    return StandIn(environment=environment(folder, device_class, count, port=port), prefix=daemon)
+    beside = (sys.executable, "-P", "-m", f"{__name__}.beside", device_class, str(count), str(port))
+    made = environment(folder, device_class, count, port=port)
+    return StandIn(environment=made, prefix=(*_tool(folder), *beside, "--"))
+
+
+def _tool(folder: Path) -> tuple[str, ...]:
+    """Shows the tool in its usual place, where this machine allows that."""
+    if namespace.reason():
+        return ()
+    words = namespace.prefix(folder / "machine", [(str(folder / "bin" / "rbln-smi"), TOOL_PLACE)])
+    tried = subprocess.run(  # noqa: S603 - our own file, and a fixed command
+        [*words, "test", "-x", TOOL_PLACE],
+        capture_output=True,
+        timeout=namespace.CHECK_TIMEOUT_S,
+        check=False,
+    )
+    return words if tried.returncode == 0 else ()
 
 
 def missing() -> str:
