@@ -67,12 +67,7 @@ class Libraries:
             child.end()
         if "missing" in answer:
             return None
-        return Completed(
-            rc=int(answer.get("rc", 1)),
-            out=str(answer.get("out", "")),
-            err=str(answer.get("err", "")),
-            ended=answer.get("ended", "exit"),
-        )
+        return _completed(answer)
 
 
 class _Child:
@@ -135,6 +130,17 @@ class _Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(END_DEADLINE_S)
         return None
+
+
+def _completed(answer: dict[str, Any]) -> Completed:
+    """A child's words; what they do not say, or say in an odd way, is a failure."""
+    rc, ended = answer.get("rc"), answer.get("ended")
+    return Completed(
+        rc=rc if type(rc) is int else 1,
+        out=str(answer.get("out", "")),
+        err=str(answer.get("err", "")),
+        ended=ended if ended in ("timeout", "output_cap") else "exit",
+    )
 
 
 def _started(library: str) -> _Child | None:

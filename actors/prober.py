@@ -36,6 +36,7 @@ PROBE_DEADLINE_S = 5.0
 LOOK_PERIOD_S = 30.0
 """Static facts are looked at again this often even when nothing seems to have changed."""
 
+RAISE_HINT = "shardyard capture DIRECTORY    and report it with the recording"
 HANG_HINT = "run the vendor's own tool on the node; if it hangs too, its driver does"
 
 
@@ -210,7 +211,12 @@ class Prober:
             cpu=next((o.cpu for o in offered if o.cpu is not None), None),
             devices=devices,
             classes=tuple(self._classes.values()),
-            broken=(*self._plugins_broken, *self._failures, *self._assembly.dropped),
+            broken=(
+                *self._plugins_broken,
+                *self._failures,
+                *self._assembly.dropped,
+                *self._polls.failures(),
+            ),
             emulated=self._about.emulated or any(o.instead for o in offered),
             facts=self._kept.facts,
             bonds=self._assembly.bonds,
@@ -235,7 +241,7 @@ def _outcome(said: Outcome[object], deadline_s: float) -> Found | Absent | Broke
     if said.hangs:
         return Broken(reason=f"no answer within {deadline_s:g} s", hint=HANG_HINT)
     if said.raised:
-        return Broken(reason=said.raised)
+        return Broken(reason=said.raised, hint=RAISE_HINT)
     return answered(said.answer)
 
 

@@ -65,20 +65,22 @@ def _collect(process: subprocess.Popen[bytes], timeout_s: float) -> Completed:
 def _drain(
     pid: int, texts: dict[int, bytearray], deadline: float
 ) -> Literal["exit", "timeout", "output_cap"]:
-    exited = os.pidfd_open(pid)
+    # Without pidfds (macOS) the end of the streams is the end of the tool.
+    exited = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     try:
         with selectors.DefaultSelector() as selector:
-            for fd in (*texts, exited):
+            for fd in texts if exited is None else (*texts, exited):
                 selector.register(fd, selectors.EVENT_READ)
             return _until_closed(selector, pid, exited, texts, deadline)
     finally:
-        os.close(exited)
+        if exited is not None:
+            os.close(exited)
 
 
 def _until_closed(
     selector: selectors.BaseSelector,
     pid: int,
-    exited: int,
+    exited: int | None,
     texts: dict[int, bytearray],
     deadline: float,
 ) -> Literal["exit", "timeout", "output_cap"]:

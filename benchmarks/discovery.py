@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +237,11 @@ def _children() -> float:
     """CPU seconds of the children that run, in ticks of 10 ms."""
     ticks = 0
     for line in Path("/proc/self/task").iterdir():
-        for pid in (line / "children").read_text().split():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
+        # A thread or a child may end between listing and reading.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for pid in (line / "children").read_text().split():
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -25,7 +25,7 @@ from .launcher import Launcher
 from .node_entries import Level
 from .processes import abandoned, alive, reap
 from .raylet_processes import OwnedRay, new_run
-from .raylets import NodeSettings, ray_tools
+from .raylets import NodeSettings, how, ray_tools
 from .settings import Settings
 from .sockets import require_answer, require_free
 from .spec import GatewaySpec, Spec, parse_spec, read_spec, spec_name
@@ -233,7 +233,8 @@ def _start_ray(ray: OwnedRay, asked: Asked, say: Say) -> None:
     say(f"Ray is up at {ray.run.address} ({time.monotonic() - began:.1f} s)")
     for settings in emulated:
         ray.start_worker(settings, address=ray.run.address)
-        say(f"emulated node {settings.name} joined ({time.monotonic() - began:.1f} s)")
+        seconds = time.monotonic() - began
+        say(f"emulated node {settings.name} joined, {how(settings)} ({seconds:.1f} s)")
 
 
 def _start_controller(launcher: Launcher, ray: OwnedRay, asked: Asked, say: Say) -> None:

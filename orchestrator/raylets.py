@@ -66,6 +66,17 @@ class NodeSettings:
     stand_in: StandIn | None = None
 
 
+def how(node: NodeSettings) -> str:
+    """What a lab's node is, for people.
+
+    >>> how(NodeSettings(name="n", emulate="{}"))
+    'declared'
+    """
+    if node.stand_in is not None:
+        return "below its vendor's library"
+    return "recorded" if node.recording else "declared"
+
+
 def ray_environment(
     base: Mapping[str, str], shared: RaySettings, node: NodeSettings
 ) -> dict[str, str]:

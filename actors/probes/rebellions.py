@@ -21,6 +21,7 @@ from ..offers import offered
 from ..pci import PciFunction, link, pci_functions
 from ..probe import Absent, Accelerator, Broken, Found
 from ..product import listed, unlisted
+from ..quantities import document, text_of
 from ..readers.rbln_daemon import PORT_ENV, place_of_daemon, readings_of_daemon, rows_of_daemon
 from ..readers.rbln_smi import rows_of_tool
 from ..readers.rbln_sysfs import CLASS, Card, addresses, cards, readings
@@ -30,6 +31,7 @@ from ..vendors import families
 
 FAMILY = "rebellions"
 POLL_TIMEOUT_S = 1.5
+LIBRARY_S = 1.5
 SEVERAL_DIES = "RBLN_ATOM_MAX"
 """Class whose cards are several devices: each of them tells the power of the whole card."""
 
@@ -63,7 +65,7 @@ class RebellionsProbe:
         usable = [card for card in there if card.position is not None and card.access == "ok"]
         if not usable:
             return _closed(there)
-        told, broken = self._told(host)
+        told, broken = self._told(host, usable)
         joined = {c.name: _joined(c, self._about(c, told), told) for c in usable}
         self._names = {j.accelerator.pci: n for n, j in joined.items() if j.accelerator.pci}
         return _found([*joined.values()], [*broken, *_denied(there)])
@@ -105,7 +107,7 @@ class RebellionsProbe:
         ]
         return _found(made, [])
 
-    def _told(self, host: Host) -> tuple[dict[str, Told], list[Broken]]:
+    def _told(self, host: Host, usable: Sequence[Card]) -> tuple[dict[str, Told], list[Broken]]:
         """What the tool says, else the daemon, and what is wrong with them."""
         self._daemon = place_of_daemon(host)
         rows = rows_of_tool(host)
@@ -115,7 +117,7 @@ class RebellionsProbe:
         instead = rows_of_daemon(host, self._daemon) if self._daemon else None
         if instead is not None:
             return unique(instead), [rows] if rows else []
-        return {}, [rows or _no_tool()]
+        return _of_library(host, usable), [rows or _no_tool()]
 
     def _about(self, card: Card, told: Mapping[str, Told]) -> Told:
         """What was told of a card, with the numbers that an earlier look learnt where this one did not."""
@@ -260,6 +262,21 @@ def _denied(there: Sequence[Card]) -> list[Broken]:
 def _open_hint(closed: Sequence[Card]) -> str:
     name = next(card.name for card in closed if card.position is not None)
     return f"let the agent's user read and write /dev/{name} (ls -l names its group), then start it anew"
+
+
+def _of_library(host: Host, usable: Sequence[Card]) -> dict[str, Told]:
+    """Products alone, as the vendor's runtime names them: better than nothing in a container without the tool."""
+    answer = host.ask("rebel", "devices", LIBRARY_S)
+    said = document(answer.out) if answer is not None else None
+    rows = said.get("devices") if isinstance(said, dict) else None
+    if not isinstance(rows, list):
+        return {}
+    places = {card.position: card.name for card in usable}
+    return {
+        places[k]: Told(name=places[k], product=text_of(row.get("name")))
+        for k, row in enumerate(rows)
+        if k in places and isinstance(row, dict)
+    }
 
 
 def _no_tool() -> Broken:

@@ -107,6 +107,32 @@ def test_places_survive_a_restart_of_the_agent(tmp_path: Path):
     assert Node(Cards(card(1)), positions=Positions(kept)).after(0).devices[0].id == "n/0"
 
 
+def test_a_card_that_does_not_tell_its_serial_for_a_while_is_the_same_device():
+    shy = card(0, serial=None)
+    cards = Cards(shy)
+    node = Node(cards)
+    node.after(0)
+    cards.shows(card(0))
+    (told,) = node.after(LOOK_PERIOD_S).devices
+    assert (told.id, told.identity, told.health) == ("n/0", card(0).identity, Health.HEALTHY)
+    cards.shows(shy)
+    (again,) = node.after(LOOK_PERIOD_S).devices
+    assert (again.id, again.health) == ("n/0", Health.HEALTHY)
+    cards.shows(card(0, serial="ANOTHER"))
+    changed = node.after(LOOK_PERIOD_S)
+    assert [d.id for d in changed.devices] == ["n/1", "n/0"]
+
+
+def test_a_poll_that_raises_is_told_and_hides_nobody():
+    class Raising(Cards):
+        def poll(self, host, found):
+            raise RuntimeError("the sensor is gone")
+
+    report = Node(Raising(card(0))).after(0)
+    assert [d.id for d in report.devices] == ["n/0"]
+    assert "the sensor is gone" in report.broken[0].reason
+
+
 def test_two_vendors_share_one_row_of_positions():
     other = Cards(card(7, family="gaudi", pci="0000:00:01.0"))
     other.name = "gaudi"

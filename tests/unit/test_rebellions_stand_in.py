@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
-from support.hosts import gone
+from support.hosts import gone, in_memory
 
 from actors.host import RealHost
 from actors.library import Libraries
@@ -212,3 +213,15 @@ def test_the_daemon_as_a_program_ends_with_its_owner():
 def test_what_cannot_be_stood_in_for_is_refused(tmp_path, name, count):
     with pytest.raises(ValueError, match="stand-in"):
         environment(tmp_path, name, count)
+
+
+def test_the_runtime_names_the_products_where_nothing_else_does():
+    machine = in_memory("rebellions", "captured-8x-ca22-loaded")
+    rows = [{"name": f"RBLN-CA22-{k}", "available": True} for k in range(8)]
+    there = replace(machine, tools={}, libraries={"rebel_devices": json.dumps({"devices": rows})})
+    found = RebellionsProbe().probe(there, NODE)
+    assert isinstance(found, Found)
+    assert [a.product for a in found.accelerators] == [row["name"] for row in rows]
+    for odd in ('{"devices": 7}', '{"devices": [1, {}]}', "[]", "nonsense"):
+        outcome = RebellionsProbe().probe(replace(there, libraries={"rebel_devices": odd}), NODE)
+        assert isinstance(outcome, Found | Broken)
