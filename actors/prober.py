@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from placement.devices import DeviceClass
+from placement.errors import ShardyardError
 from placement.ids import NodeId
 
 from .assembly import Assembly, assemble
@@ -67,16 +68,35 @@ def prober_of_this_node(host: Host, incarnation: str, positions: Path | None = N
         ),
     ]
     recording = host.env(RECORDING_ENV)
+    machine, unreadable = _replayed(Path(recording)) if recording else (host, ())
     return Prober(
-        RecordedHost(Path(recording)) if recording else host,
+        machine,
         node_name(host, host.env(NODE_ENV)),
         [probe for probe in made if not isinstance(probe, BrokenProbe)],
         rack=host.env(RACK_ENV) or "",
         incarnation=incarnation,
         engines=engines,
-        broken=(*unusable, *(probe for probe in made if isinstance(probe, BrokenProbe))),
+        broken=(
+            *unreadable,
+            *unusable,
+            *(probe for probe in made if isinstance(probe, BrokenProbe)),
+        ),
         positions=Positions(positions),
         emulated=bool(recording or host.env(STAND_IN_ENV)),
+    )
+
+
+def _replayed(recording: Path) -> tuple[Host, tuple[BrokenProbe, ...]]:
+    """A recorded machine; one that cannot be read is a machine without anything, never the real one."""
+    try:
+        if (recording / "host.toml").is_file():
+            return RecordedHost(recording), ()
+        reason = f"{recording} is no recording: it has no host.toml"
+    except (OSError, ValueError, ShardyardError) as error:
+        reason = f"{recording} cannot be read: {error}"
+    hint = f"shardyard capture DIRECTORY, and {RECORDING_ENV}=DIRECTORY"
+    return RecordedHost(recording / "nothing"), (
+        BrokenProbe(name="recording", reason=reason[:500], hint=hint),
     )
 
 

@@ -9,7 +9,7 @@ import click
 from placement.errors import SpecError
 
 from .. import exit_codes
-from .program import Finite, client_of, console, output_option, print_json, show, warn
+from .program import Finite, client_of, console, output_option, print_json, quiet_logs, show, warn
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -62,6 +62,7 @@ def plan(
     output: str,
 ) -> int:
     """Show where SPEC would be placed, without changing anything. SPEC - is standard input."""
+    quiet_logs()
     if inventory is None:
         _need_inventory(
             {"--what-if": what_if or None, "--deadline": deadline_s, "--calibrations": calibrations}

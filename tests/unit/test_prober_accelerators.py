@@ -321,6 +321,15 @@ def test_a_node_can_replay_a_recording_and_says_that_it_is_emulated(tmp_path: Pa
     assert report.devices[0].emulated
 
 
+@pytest.mark.parametrize("text", [None, "not = [toml", "env = 7"])
+def test_a_recording_that_cannot_be_read_is_an_empty_machine_with_a_reason(text, tmp_path: Path):
+    if text is not None:
+        (tmp_path / "host.toml").write_text(text)
+    report = prober_of_this_node(FakeHost(variables={RECORDING_ENV: str(tmp_path)}), "i").report()
+    assert report.devices == ()
+    assert report.broken
+
+
 def test_devices_of_a_stand_in_are_emulated():
     files = {"/proc/cpuinfo": "processor: 0\n", "/proc/meminfo": "MemTotal: 1048576 kB\n"}
     report = prober_of_this_node(FakeHost(files, variables={STAND_IN_ENV: "1"}), "i").report()
