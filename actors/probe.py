@@ -123,12 +123,19 @@ class Probe(Protocol):
 
 
 @runtime_checkable
-class LiveProbe(Protocol):
-    """A probe whose devices can be watched cheaply between two looks.
+class Watching(Protocol):
+    """A probe that says where a device that comes or goes shows at once.
 
     Attributes:
-        watches: folders whose listing changes when a device comes or goes; looked at each second.
+        watches: folders whose listing changes then; looked at each second.
     """
+
+    watches: ClassVar[tuple[str, ...]]
+
+
+@runtime_checkable
+class LiveProbe(Protocol):
+    """A probe that watches, and whose devices tell cheaply what they do between two looks."""
 
     name: ClassVar[str]
     watches: ClassVar[tuple[str, ...]]

@@ -26,7 +26,7 @@ from .names import NODE_ENV, PROBES_ENV, RACK_ENV, RECORDING_ENV, STAND_IN_ENV
 from .plugins import PROBES_GROUP, PROBES_PACKAGE, available_engines, load_plugins
 from .polls import Polls
 from .positions import Positions
-from .probe import Absent, Broken, Found, LiveProbe, Probe
+from .probe import Absent, Broken, Found, LiveProbe, Probe, Watching
 from .report import BrokenProbe, NodeReport
 from .trust import answered
 from .versions import versions
@@ -249,7 +249,7 @@ class Prober:
 
     def _watched(self) -> tuple[object, ...]:
         """Listings that change when a device comes or goes."""
-        folders = {f for p in self.probes if isinstance(p, LiveProbe) for f in p.watches}
+        folders = {f for p in self.probes if isinstance(p, Watching) for f in p.watches}
         return tuple(self._host.list(folder) for folder in sorted(folders))
 
 

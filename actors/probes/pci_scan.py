@@ -43,6 +43,7 @@ class PciScanProbe:
     """Reads one file of each function, and more only of those that may be accelerators."""
 
     name: ClassVar[str] = "pci-scan"
+    watches: ClassVar[tuple[str, ...]] = (pci.DEVICES,)
 
     def probe(self, host: Host, node: NodeId) -> Found | Absent | Broken:
         """See `Probe`. One `Broken` for each kind of device."""

@@ -34,6 +34,7 @@ class UpmemProbe:
     """A DIMM has two ranks with one serial number; a rank is told by its place among them, or by its channel."""
 
     name: ClassVar[str] = "upmem"
+    watches: ClassVar[tuple[str, ...]] = (RANKS,)
 
     def probe(self, host: Host, node: NodeId) -> Found | Absent | Broken:
         """See `Probe`."""

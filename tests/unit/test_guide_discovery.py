@@ -109,9 +109,6 @@ def test_families_without_live_values_are_those_whose_probe_is_not_polled() -> N
     for name, row in named("## What is found").items():
         polled = isinstance(probes[name](), LiveProbe)
         assert bool(row[2].strip()) == polled or name == "remote"
-    silent = {n for n in families() if not isinstance(probes[n](), LiveProbe)}
-    sentence = GUIDE.partition(" have no folder to watch")[0].rpartition("\n")[2]
-    assert set(re.findall(r"`([\w-]+)`", sentence)) == silent
 
 
 def test_recordings_are_called_captured_only_where_one_is() -> None:

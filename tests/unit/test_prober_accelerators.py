@@ -14,6 +14,7 @@ from actors.names import NODE_ENV, PROBES_ENV, RECORDING_ENV, STAND_IN_ENV
 from actors.positions import Positions
 from actors.probe import Absent, Accelerator, Broken, Found
 from actors.prober import LOOK_PERIOD_S, Prober, prober_of_this_node
+from actors.probes.pci_scan import PciScanProbe
 from actors.product import unlisted
 from actors.report import NodeReport, Reading
 from placement.devices import Device, Health, Kind
@@ -195,6 +196,28 @@ def test_a_folder_that_changes_is_looked_at_within_one_poll():
     cards.shows(card(0), card(1))
     assert sorted(by_id(node.after(1))) == ["n/0", "n/1"]
     assert cards.looks == 2
+
+
+def test_every_card_that_is_plugged_in_is_looked_for_within_one_poll():
+    class Quiet:
+        name = "quiet"
+
+        def __init__(self):
+            self.looks = 0
+
+        def probe(self, host, node):
+            self.looks += 1
+            return Absent()
+
+    quiet = Quiet()
+    host = FakeHost({"/sys/bus/pci/devices/0000:01:00.0/vendor": "0x8086\n"})
+    node = Node(quiet, PciScanProbe(), host=host)
+    node.after(0)
+    node.after(1)
+    assert quiet.looks == 1
+    host.files["/sys/bus/pci/devices/0000:02:00.0/vendor"] = "0x17cb\n"  # type: ignore[index]
+    node.after(1)
+    assert quiet.looks == 2
 
 
 def test_a_broken_probe_keeps_its_devices_for_a_while_and_then_gives_them_no_work():
