@@ -60,7 +60,7 @@ class Family:
     group: str = ""
     tools: tuple[str, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
-    index: str = ""
+    private: str = ""
     library: str = ""
     driver: str = ""
     version_file: str = ""

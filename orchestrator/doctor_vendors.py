@@ -207,8 +207,8 @@ def _install(family: Family, other: str) -> str:
 
 def _pip(family: Family, name: str) -> str:
     first = name == next(iter(family.packages))
-    index = f"--extra-index-url {family.index} " if family.index and first else ""
-    return f"pip install {index}'{name}{family.packages[name]}'"
+    source = f" from {family.private}" if family.private and first else ""
+    return f"pip install '{name}{family.packages[name]}'{source}"
 
 
 def _driver(here: Surroundings, family: Family) -> Iterator[Check]:
