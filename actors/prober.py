@@ -38,6 +38,9 @@ LOOK_PERIOD_S = 30.0
 """Static facts are looked at again this often even when nothing seems to have changed."""
 
 RAISE_HINT = "shardyard capture DIRECTORY    and report it with the recording"
+RETRY_S = 3.0
+"""After a look at which a probe was broken the next one is due so soon, then after twice as long, up to the usual time."""
+
 HANG_HINT = "run the vendor's own tool on the node; if it hangs too, its driver does"
 
 
@@ -157,6 +160,8 @@ class Prober:
         self._polls = Polls(host)
         self._found: dict[str, Found] = {}
         self._silent: dict[str, str] = {}
+        self._was_silent = False
+        self._period_s = LOOK_PERIOD_S
         self._failures: tuple[BrokenProbe, ...] = ()
         self._assembly = Assembly()
         self._classes: dict[str, DeviceClass] = {}
@@ -179,7 +184,7 @@ class Prober:
     def poll(self) -> NodeReport:
         """What changes by itself; looks at everything when something came, went, or the last look is old."""
         signs = self._watched()
-        if signs != self._signs or self._clock() - self._looked_at >= LOOK_PERIOD_S:
+        if signs != self._signs or self._clock() - self._looked_at >= self._period_s:
             return self.refresh()
         if self._kept.unsettled():
             # What is out of sight is looked for until it is there again or lost.
@@ -194,6 +199,10 @@ class Prober:
         }
         self._failures = tuple(_failures(outcomes))
         self._silent = {n: o.reason for n, o in outcomes.items() if isinstance(o, Broken)}
+        # What is broken while a node starts is often whole a moment later.
+        again_s = min(2 * self._period_s, LOOK_PERIOD_S) if self._was_silent else RETRY_S
+        self._was_silent = bool(self._silent)
+        self._period_s = again_s if self._silent else LOOK_PERIOD_S
         told = {n: o for n, o in outcomes.items() if isinstance(o, Found)}
         # A probe that is broken now says nothing of its devices: what it found before still stands, for a while.
         before = {n: o for n, o in self._found.items() if n in self._silent}

@@ -14,6 +14,9 @@ from .spec import Spec
 from .waiting import until_ready
 
 NODES_TIMEOUT_S = 90.0
+DEVICES_TIMEOUT_S = 30.0
+"""A lab's devices that are not there by then are planned without."""
+
 READY_TIMEOUT_S = 900.0
 GATEWAY_TIMEOUT_S = 60.0
 POLL_S = 0.2
@@ -60,8 +63,8 @@ def refusal(document: dict[str, Any]) -> SpecInfeasible:
     )
 
 
-def wait_for_nodes(client: Client, count: int, say: Say) -> None:
-    """Returns once `count` nodes have reported.
+def wait_for_nodes(client: Client, count: int, say: Say, *, devices: int = 0) -> None:
+    """Returns once `count` nodes have reported, and so many devices or for DEVICES_TIMEOUT_S none more.
 
     Raises:
         TimedOut: after NODES_TIMEOUT_S.
@@ -69,7 +72,9 @@ def wait_for_nodes(client: Client, count: int, say: Say) -> None:
     deadline = time.monotonic() + NODES_TIMEOUT_S
     while True:
         status = client.status()
-        if status["nodes"] >= count and status["nodes_silent"] <= 0:
+        there = status["nodes"] >= count and status["nodes_silent"] <= 0
+        late = time.monotonic() > deadline - NODES_TIMEOUT_S + DEVICES_TIMEOUT_S
+        if there and (status["devices"] >= devices or late):
             break
         if time.monotonic() > deadline:
             says = f"only {status['nodes']} of {count} nodes reported in {NODES_TIMEOUT_S:.0f} s"

@@ -266,7 +266,8 @@ def _start_controller(launcher: Launcher, ray: OwnedRay, asked: Asked, say: Say)
 
 def _serve(asked: Asked, settings: Settings, say: Say) -> None:
     with Client.of(settings.control_file, timeout_s=settings.timeout_s) as client:
-        wait_for_nodes(client, len(asked.lab.nodes) + 1 if asked.lab is not None else 1, say)
+        nodes = asked.lab.nodes if asked.lab is not None else ()
+        wait_for_nodes(client, len(nodes) + 1, say, devices=sum(len(n.devices) for n in nodes))
         if asked.spec is not None:
             deploy(client, asked.spec, asked.yaml, say)
         wait_for_gateway(str(client.status()["endpoint"]))

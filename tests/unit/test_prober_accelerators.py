@@ -13,7 +13,7 @@ from actors.health import LOST_AFTER_S, PROBATION_S, SILENT_AFTER_S
 from actors.names import NODE_ENV, PROBES_ENV, RECORDING_ENV, STAND_IN_ENV
 from actors.positions import Positions
 from actors.probe import Absent, Accelerator, Broken, Found
-from actors.prober import LOOK_PERIOD_S, Prober, prober_of_this_node
+from actors.prober import LOOK_PERIOD_S, RETRY_S, Prober, prober_of_this_node
 from actors.probes.pci_scan import PciScanProbe
 from actors.product import unlisted
 from actors.report import NodeReport, Reading
@@ -365,3 +365,18 @@ def test_only_the_probes_that_are_named_look():
     report = prober_of_this_node(host, "i").report()
     assert report.devices == ()
     assert [b.name for b in report.broken if "no-such" in b.name] == ["no-such-probe"]
+
+
+def test_a_probe_that_is_broken_at_first_is_asked_again_soon_and_then_less_often():
+    cards = Cards(card(0))
+    good, cards.found = cards.found, Broken(reason="the daemon does not answer yet", hint="wait")
+    node = Node(cards)
+    assert node.after(0).devices == ()
+    node.after(RETRY_S)
+    assert cards.looks == 2
+    node.after(RETRY_S)
+    assert cards.looks == 2
+    cards.found = good
+    assert [d.id for d in node.after(RETRY_S).devices] == ["n/0"]
+    node.after(RETRY_S)
+    assert cards.looks == 3
