@@ -17,6 +17,8 @@ from placement.catalog import catalog
 from placement.devices import DeviceClass, Dtype, Kind
 from placement.units import GBYTE, GIB, TERA
 
+from .vendors import families
+
 USABLE = 0.9
 """Part of an unlisted device's memory that models may use; the rest is the driver's and the engine's workspace."""
 USABLE_MOST = 0.95
@@ -66,6 +68,30 @@ def product_name(family: str, pci: str, memory_bytes: int | None = None) -> str 
     """
     row = next((r for r in _rows(family) if r.name and r.fits("", pci, memory_bytes)), None)
     return row.name if row is not None else None
+
+
+def class_of(
+    family: str,
+    product: str,
+    kind: Kind,
+    own: dict[str, DeviceClass],
+    *,
+    memory_bytes: int | None = None,
+    pci: str | None = None,
+) -> DeviceClass:
+    """The class of the catalog that a product is, else one made for it, which is added to `own` by name.
+
+    >>> own: dict[str, DeviceClass] = {}
+    >>> class_of("gaudi", "Gaudi HL-999", Kind.NPU, own, memory_bytes=64 * GIB).name, list(own)
+    ('INTEL_GAUDI_HL_999_64G', ['INTEL_GAUDI_HL_999_64G'])
+    """
+    known = listed(family, product, memory_bytes=memory_bytes, pci=pci)
+    if known is not None:
+        return known
+    made = unlisted(
+        vendor=families()[family].vendor, kind=kind, product=product, memory_bytes=memory_bytes
+    )
+    return own.setdefault(made.name, made)
 
 
 def usable_bytes(device_class: DeviceClass, memory_bytes: int | None) -> int:

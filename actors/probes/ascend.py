@@ -19,7 +19,7 @@ from ..host import Host
 from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, unlisted
+from ..product import class_of
 from ..readers import npu_smi
 from ..readers.npu_smi import Chip
 from ..report import Reading
@@ -133,17 +133,14 @@ def _accelerator(
 ) -> Accelerator:
     name = chip.name or "NPU"
     product = name if name.lower().startswith("ascend") else f"Ascend {name}"
-    known = listed(
+    known = class_of(
         "ascend",
         product,
+        Kind.NPU,
+        classes,
         memory_bytes=chip.memory_bytes,
         pci=function.device if function else None,
     )
-    if known is None:
-        known = unlisted(
-            vendor="huawei", kind=Kind.NPU, product=product, memory_bytes=chip.memory_bytes
-        )
-        classes[known.name] = known
     word = (chip.health or "").lower()
     health = _HEALTH.get(word, Health.LOST)
     return Accelerator(

@@ -20,7 +20,7 @@ from ..host import Host
 from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, unlisted
+from ..product import class_of
 from ..quantities import (
     document,
     identifier,
@@ -178,10 +178,7 @@ def _accelerator(
     memory = size_bytes(row.get("memory.total"), _unit(row))
     name = text_of(row.get("name"))
     product = f"Gaudi {name}" if name else f"Gaudi (PCI {function.device})"
-    known = listed("gaudi", product, memory_bytes=memory, pci=function.device)
-    if known is None:
-        known = unlisted(vendor="intel", kind=Kind.NPU, product=product, memory_bytes=memory)
-        classes[known.name] = known
+    known = class_of("gaudi", product, Kind.NPU, classes, memory_bytes=memory, pci=function.device)
     module = slot.module if slot.module is not None else _module(row)
     health, evidence = _health(slot.status)
     return Accelerator(

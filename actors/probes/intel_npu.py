@@ -18,7 +18,7 @@ from ..host import Host
 from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, product_name, unlisted
+from ..product import class_of, product_name
 from ..quantities import text_of, used_bytes, whole
 from ..readers import openvino_devices
 from ..readers.hwmon import Rates
@@ -118,10 +118,7 @@ def _accelerator(
     classes: dict[str, DeviceClass],
 ) -> Accelerator:
     product = _product(function)
-    known = listed("intel-npu", product, pci=function.device)
-    if known is None:
-        known = unlisted(vendor="intel", kind=Kind.NPU, product=product, memory_bytes=None)
-        classes[known.name] = known
+    known = class_of("intel-npu", product, Kind.NPU, classes, pci=function.device)
     unseen = runtime.sees(HANDLE) is False
     return Accelerator(
         family="intel-npu",

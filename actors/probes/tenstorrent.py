@@ -19,7 +19,7 @@ from ..host import Host
 from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, unlisted
+from ..product import class_of
 from ..quantities import identifier, text_of, whole
 from ..readers import hwmon, tt_smi
 from ..readers.tt_smi import Board
@@ -162,10 +162,7 @@ def _accelerator(
     board, folder = chip.board, chip.folder
     kind = text_of(host.read(f"{folder}/tt_card_type")) or board.kind or chip.function.device
     product = f"Tenstorrent {kind}"
-    known = listed("tenstorrent", product)
-    if known is None:
-        known = unlisted(vendor="tenstorrent", kind=Kind.NPU, product=product, memory_bytes=None)
-        classes[known.name] = known
+    known = class_of("tenstorrent", product, Kind.NPU, classes)
     serial = identifier(host.read(f"{folder}/tt_serial")) or board.serial
     bad = board.memory_works is False
     return Accelerator(

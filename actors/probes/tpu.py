@@ -18,7 +18,7 @@ from ..host import Host
 from ..offers import offered
 from ..pci import PciFunction
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, product_name, unlisted
+from ..product import class_of, product_name
 from ..vendors import families
 
 _GROUPS = "/dev/vfio"
@@ -71,10 +71,7 @@ def _files(host: Host, chips: int) -> list[str]:
 
 def _accelerator(function: PciFunction, place: int, classes: dict[str, DeviceClass]) -> Accelerator:
     product = product_name("tpu", function.device) or f"TPU {function.device}"
-    known = listed("tpu", product, pci=function.device)
-    if known is None:
-        known = unlisted(vendor="google", kind=Kind.NPU, product=product, memory_bytes=None)
-        classes[known.name] = known
+    known = class_of("tpu", product, Kind.NPU, classes, pci=function.device)
     return Accelerator(
         family="tpu",
         product=product,

@@ -22,7 +22,7 @@ from ..host import Host
 from ..machine import machine_id
 from ..offers import offered
 from ..probe import Absent, Accelerator, Broken, Found
-from ..product import listed, unlisted
+from ..product import class_of
 from ..quantities import identifier, size_bytes, text_of, whole
 from ..vendors import families
 
@@ -95,10 +95,7 @@ def _accelerator(
 ) -> Accelerator:
     folder = f"{RANKS}/{name}"
     dpus, memory = _dpus(host, folder), _memory(host, folder)
-    known = listed("upmem", PRODUCT, memory_bytes=memory)
-    if known is None:
-        known = unlisted(vendor="upmem", kind=Kind.PIM, product=PRODUCT, memory_bytes=memory)
-        classes[known.name] = known
+    known = class_of("upmem", PRODUCT, Kind.PIM, classes, memory_bytes=memory)
     numa = _number(host, f"{folder}/numa_node")
     return Accelerator(
         family="upmem",
