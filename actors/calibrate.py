@@ -39,6 +39,21 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """What one round runs: a prefill of so many tokens, and decoding of so many at each batch size."""
+
+    prefill_tokens: int = PREFILL_TOKENS
+    prompt_tokens: int = DECODE_PROMPT_TOKENS
+    decode_tokens: int = DECODE_TOKENS
+    batches: tuple[int, ...] = BATCHES
+
+
+THOROUGH = Course()
+QUICK = Course(prefill_tokens=128, prompt_tokens=32, decode_tokens=12, batches=(1, 4))
+"""For an engine that is wanted soon: two sizes settle a line, and one round of them takes seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What one engine with one model did.
 
@@ -74,29 +89,51 @@ async def measure(
     try:
         async with asyncio.timeout(load_deadline_s):
             await engine.load(config, lambda _: None)
-        async with asyncio.timeout(GRACE * budget_s):
-            return await _Bench(engine, config, clock).measure(budget_s)
+        return await measure_loaded(engine, config, budget_s=budget_s, clock=clock)
     except TimeoutError:
         raise EngineError(
-            f"engine {engine.name} did not finish one round within {GRACE * budget_s:g} s",
-            hint="raise --budget-s, or measure on a machine that is less busy",
+            f"engine {engine.name} did not load within {load_deadline_s:g} s",
+            hint="measure on a machine that is less busy",
         ) from None
     finally:
         await engine.close()
 
 
+async def measure_loaded(
+    engine: Engine,
+    config: EngineConfig,
+    *,
+    budget_s: float,
+    clock: Clock,
+    course: Course = THOROUGH,
+) -> Measured:
+    """Measures an engine that is loaded and has nothing else to do, for about `budget_s`; leaves it loaded.
+
+    Raises:
+        EngineError: it fails a request, or is too slow for one round.
+    """
+    try:
+        async with asyncio.timeout(GRACE * budget_s):
+            return await _Bench(engine, config, clock, course).measure(budget_s)
+    except TimeoutError:
+        raise EngineError(
+            f"engine {engine.name} did not finish one round within {GRACE * budget_s:g} s",
+            hint="raise --budget-s, or measure on a machine that is less busy",
+        ) from None
+
+
 class _Bench:
-    def __init__(self, engine: Engine, config: EngineConfig, clock: Clock) -> None:
+    def __init__(self, engine: Engine, config: EngineConfig, clock: Clock, course: Course) -> None:
         self._engine = engine
         self._config = config
         self._clock = clock
         self._prompts = 0
-        self._decode_tokens = min(DECODE_TOKENS, config.window // 2)
-        self._prompt_tokens = min(PREFILL_TOKENS, config.window // 2)
-        self._short_prompt = min(DECODE_PROMPT_TOKENS, config.window // 4)
+        self._decode_tokens = min(course.decode_tokens, config.window // 2)
+        self._prompt_tokens = min(course.prefill_tokens, config.window // 2)
+        self._short_prompt = min(course.prompt_tokens, config.window // 4)
         self._prefills: list[float] = []
         self._steps: dict[int, list[float]] = {
-            batch: [] for batch in BATCHES if batch <= config.max_sequences
+            batch: [] for batch in course.batches if batch <= config.max_sequences
         }
 
     async def measure(self, budget_s: float) -> Measured:

@@ -18,6 +18,8 @@ from placement.modelspec import ModelFacts
 from .admission import Admission
 from .engine import Chunk, Engine, EngineRequest, Sampling
 from .errors import EngineCrashed, EngineError, Refused
+from .needs import unmet
+from .pulse import Pulse
 from .text import StopScanner
 from .wire import Answer, End, Failure, First, Open, Reject, Tokens
 
@@ -99,6 +101,7 @@ class Generation:
     """Answers one request; `run` delivers exactly one last answer unless it is cancelled.
 
     Args:
+        pulse: is told what goes into the engine and what comes out.
         on_death: called when the engine turns out to be dead.
     """
 
@@ -111,6 +114,7 @@ class Generation:
         text: Text,
         window: int,
         admission: Admission,
+        pulse: Pulse,
         on_death: Callable[[str], None],
     ) -> None:
         self._request = request
@@ -119,7 +123,9 @@ class Generation:
         self._text = text
         self._window = window
         self._admission = admission
+        self._pulse = pulse
         self._on_death = on_death
+        self._now = asyncio.get_running_loop().time
 
     async def run(self) -> Answer:
         """Answers; returns the last answer, for counting."""
@@ -136,7 +142,9 @@ class Generation:
             last = Failure("engine_crashed", "the engine of this replica ended", True)
         except EngineError as error:
             log.warning("generation.failed", request=self._request.id, error=error.message)
-            last = Failure("engine_error", "the engine could not answer this request")
+            last = Failure(
+                "engine_error", "the engine could not answer this request", error.retryable
+            )
         except Exception:
             log.exception("generation.broken", request=self._request.id)
             last = Failure("internal_error", "the replica could not answer this request")
@@ -144,6 +152,7 @@ class Generation:
         return last
 
     async def _answer(self) -> Answer:
+        self._require_able()
         ticket = self._admission.reserve()
         try:
             prompt = await self._prompt_ids()
@@ -154,7 +163,20 @@ class Generation:
         finally:
             ticket.leave()
 
+    def _require_able(self) -> None:
+        """A router that knows this replica sends nothing of the kind; one that does not know it yet may."""
+        need = unmet(self._request, self._engine.capabilities)
+        if need is not None:
+            raise Refused(
+                f"`{need.param}`: the engine of this replica {need.says}",
+                reason="unsupported_parameter",
+                param=need.param,
+            )
+
     async def _prompt_ids(self) -> tuple[int, ...]:
+        """The prompt; empty for an engine that takes none as ids: it reads what the client wrote."""
+        if not self._engine.capabilities.ids_in:
+            return ()
         prompt = self._request.prompt
         if isinstance(prompt, list):
             return self._checked(prompt)
@@ -179,7 +201,7 @@ class Generation:
     def _sampling(self, prompt_tokens: int) -> Sampling:
         request = self._request
         param = "messages" if request.kind == "chat" else "prompt"
-        if prompt_tokens == 0:
+        if prompt_tokens == 0 and self._engine.capabilities.ids_in:
             raise Refused("the prompt is empty", param=param)
         room = self._window - prompt_tokens
         if room < 1:
@@ -196,25 +218,53 @@ class Generation:
             top_p=max(request.top_p, LEAST_TOP_P),
             seed=seed,
             ignore_eos=request.ignore_eos,
+            frequency_penalty=request.frequency_penalty,
+            presence_penalty=request.presence_penalty,
+            json_schema=request.json_schema,
+        )
+
+    def _sequence(self, prompt: tuple[int, ...], sampling: Sampling) -> EngineRequest:
+        request = self._request
+        written = not self._engine.capabilities.ids_in
+        text = request.prompt if isinstance(request.prompt, str) else None
+        return EngineRequest(
+            id=request.id,
+            prompt_ids=prompt,
+            sampling=sampling,
+            messages=tuple(request.messages) if written and request.messages is not None else None,
+            prompt=text if written else None,
+            lora=request.lora,
         )
 
     async def _generate(self, prompt: tuple[int, ...], sampling: Sampling) -> Answer:
-        sequence = EngineRequest(id=self._request.id, prompt_ids=prompt, sampling=sampling)
-        chunks = cast("AsyncGenerator[Chunk, None]", self._engine.generate(sequence))
+        chunks = cast(
+            "AsyncGenerator[Chunk, None]", self._engine.generate(self._sequence(prompt, sampling))
+        )
+        pulse = self._pulse
+        pulse.begins(self, len(prompt), self._now())
+        try:
+            async with aclosing(chunks):
+                return await self._transmit(chunks, len(prompt))
+        finally:
+            pulse.ends(self, self._now())
+
+    async def _transmit(self, chunks: AsyncGenerator[Chunk, None], prompt_tokens: int) -> Answer:
         transcript = Transcript(self._text.detokenizer(), self._request.stop)
-        deliver = self._sink.deliver
+        deliver, moves, now = self._sink.deliver, self._pulse.moves, self._now
         count = 0
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                count += len(chunk.ids)
-                piece, stopped = transcript.push(chunk)
-                deliver(Tokens(chunk.ids, piece))
-                if stopped:
-                    return End("stop", len(prompt), count)
-                if chunk.finish == "abort":
-                    return Failure("aborted", "the engine gave the request up", True)
-                if chunk.finish is not None:
-                    return End(chunk.finish, len(prompt), count)
+        async for chunk in chunks:
+            moves(self, now())
+            count += len(chunk.ids) or bool(chunk.text)
+            piece, stopped = transcript.push(chunk)
+            deliver(Tokens(chunk.ids, piece))
+            if stopped:
+                return End("stop", prompt_tokens, count)
+            if chunk.finish == "abort":
+                return Failure("aborted", "the engine gave the request up", True)
+            if chunk.finish is not None and chunk.usage is not None:
+                return End(chunk.finish, chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+            if chunk.finish is not None:
+                return End(chunk.finish, prompt_tokens, count)
         raise EngineError("the engine ended a sequence without a reason")
 
 
@@ -227,10 +277,13 @@ class Transcript:
 
     def push(self, chunk: Chunk) -> tuple[str, bool]:
         """The text that a chunk adds, all of the rest with the last chunk, and whether a stop string was met."""
-        piece = self._detokenizer.push(chunk.ids)
         last = chunk.finish is not None
-        if last:
-            piece += self._detokenizer.finish()
+        if chunk.text is not None:
+            piece = chunk.text
+        else:
+            piece = self._detokenizer.push(chunk.ids)
+            if last:
+                piece += self._detokenizer.finish()
         if self._scanner is None:
             return piece, False
         piece, stopped = self._scanner.push(piece)

@@ -45,11 +45,16 @@ Access = Literal["absent", "denied", "ok"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """An HTTP answer; `seconds` from the request to the whole body. `status` 0 = there was none, `text` is why."""
+    """An HTTP answer; `seconds` from the request to the whole body. `status` 0 = there was none, `text` is why.
+
+    Attributes:
+        private: whoever answered has an address that is not public.
+    """
 
     status: int
     text: str
     seconds: float
+    private: bool = False
 
 
 class Host(Protocol):
@@ -147,8 +152,9 @@ class RealHost:
     ) -> Fetched | None:
         """See `Host`."""
         began = time.monotonic()
-        status, text = get(url, timeout_s, OUTPUT_CAP_BYTES, headers or {})
-        return Fetched(status=status, text=text, seconds=time.monotonic() - began)
+        status, text, private = get(url, timeout_s, OUTPUT_CAP_BYTES, headers or {})
+        seconds = time.monotonic() - began
+        return Fetched(status=status, text=text, seconds=seconds, private=private)
 
     def clock_s(self) -> float:
         """See `Host`."""

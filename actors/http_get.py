@@ -9,44 +9,50 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from .remote_gate import objection
+
 _CHUNK = 65536
 _KINDS = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
 
 
-def get(url: str, timeout_s: float, most_bytes: int, headers: Mapping[str, str]) -> tuple[int, str]:
-    """Status and body of a GET, redirects not followed; status 0 and the cause when nobody answers it whole in time.
+Answer = tuple[int, str, bool]
+"""Status, body, and whether whoever answered has an address that is not public."""
+
+
+def get(url: str, timeout_s: float, most_bytes: int, headers: Mapping[str, str]) -> Answer:
+    """The answer to a GET, redirects not followed; status 0 and the cause when nobody answers it whole in time.
 
     Runs in a thread of its own: looking up a name knows no deadline.
     """
-    said: list[tuple[int, str]] = []
+    said: list[Answer] = []
     asking = threading.Thread(
         target=lambda: said.append(_get(url, timeout_s, most_bytes, headers)), daemon=True
     )
     asking.start()
     asking.join(timeout_s)
-    return said[0] if said else (0, f"no whole answer within {timeout_s:g} s")
+    return said[0] if said else (0, f"no whole answer within {timeout_s:g} s", False)
 
 
-def _get(
-    url: str, timeout_s: float, most_bytes: int, headers: Mapping[str, str]
-) -> tuple[int, str]:
+def _get(url: str, timeout_s: float, most_bytes: int, headers: Mapping[str, str]) -> Answer:
     deadline = time.monotonic() + timeout_s
     try:
         parts = urlsplit(url)
         connection = _KINDS[parts.scheme](parts.hostname or "", parts.port, timeout=timeout_s)
     except (KeyError, ValueError, http.client.HTTPException):
-        return 0, "not an address of http or https"
+        return 0, "not an address of http or https", False
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.connect()
+        private = bool(objection(str(connection.sock.getpeername()[0]), allow_private=False))
         connection.request("GET", path, headers={"accept": "application/json", **headers})
         answer = connection.getresponse()
         body = _body(answer, deadline, most_bytes)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return 0, _cause(error)
+        return 0, _cause(error), False
     else:
         if body is None:
-            return 0, f"more than {most_bytes} bytes, or not whole in time"
-        return answer.status, body.decode(errors="replace")
+            return 0, f"more than {most_bytes} bytes, or not whole in time", private
+        return answer.status, body.decode(errors="replace"), private
     finally:
         connection.close()
 

@@ -18,8 +18,13 @@ from typing import Any
 
 import structlog
 
+from placement.catalog import engines
+from placement.engine_facts import EngineFacts
+
 from .engine import Engine
+from .environments import trouble
 from .errors import EngineError
+from .server import ServerEngine
 from .worker import WorkerEngine
 
 log = structlog.get_logger()
@@ -124,17 +129,36 @@ def available_engines() -> tuple[frozenset[str], tuple[Broken, ...]]:
     """The engines that can start here, and why the others cannot."""
     plugins = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP)
     missing = [
-        Broken(name=name, reason=f"{module} is not installed", hint=f"pip install {module}")
+        problem
         for name, engine in plugins.found.items()
-        for module in getattr(engine, "requires", ())
-        if importlib.util.find_spec(module) is None
+        if (problem := _missing(name, engine)) is not None
     ]
     names = frozenset(plugins.found) - {m.name for m in missing}
     return names, (*plugins.broken, *missing)
 
 
+def _missing(name: str, engine: type[Any]) -> Broken | None:
+    """What an engine lacks to start here: its environment, or a package in ours."""
+    environment = getattr(engine, "environment", "")
+    if environment:
+        wrong = trouble(environment)
+        return wrong and Broken(name=name, reason=wrong.reason, hint=wrong.hint)
+    for module in getattr(engine, "requires", ()):
+        if importlib.util.find_spec(module) is None:
+            return Broken(
+                name=name, reason=f"{module} is not installed", hint=f"pip install {module}"
+            )
+    return None
+
+
+def engine_facts(name: str) -> EngineFacts | None:
+    """What the planner knows of an engine: from the catalog, or as its plugin says; None = nothing."""
+    plugin = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found.get(name)
+    return engines().get(name) or getattr(plugin, "facts", None)
+
+
 def make_engine(name: str) -> Engine:
-    """A new engine: in this process, or a worker around it when it is a `Stepper`.
+    """A new engine: in this process, a worker around it when it is a `Stepper`, a supervised process when it is a `Server`.
 
     Raises:
         EngineError: there is no such engine.
@@ -146,6 +170,9 @@ def make_engine(name: str) -> Engine:
             hint="known engines: " + ", ".join(sorted(known)),
         )
     engine = known[name]
+    if hasattr(engine, "argv"):
+        return ServerEngine(engine())
     if hasattr(engine, "step"):
-        return WorkerEngine(name, f"{engine.__module__}:{engine.__qualname__}")
+        target = f"{engine.__module__}:{engine.__qualname__}"
+        return WorkerEngine(name, target, environment=getattr(engine, "environment", ""))
     return engine()

@@ -9,20 +9,31 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import ray
 import structlog
 from ray import serve
 
+from placement.calibration import Calibration
+from placement.modelspec import ModelFacts
+from placement.remote import is_remote
+
+from .calibrate import Measured
+from .cores import claim_cores
+from .engine_config import REMOTE, Place
 from .errors import EngineCrashed, LoadFailed, ModelMissing
+from .generation import Text
 from .logs import configure, log_path
 from .names import CONTROLLER, NAMESPACE
-from .plugins import make_engine
+from .orphans import reap
+from .plugins import engine_facts, make_engine
 from .registry import ReplicaEntry
-from .replica import Replica, ReplicaConfig
+from .replica import Replica, ReplicaConfig, ReplicaStatus
 from .slot import SlotSpec
-from .sources import resolve
+from .sources import form_path, resolve
 from .text import TextModel
+from .untold_text import UntoldText
 
 log = structlog.get_logger()
 
@@ -52,11 +63,20 @@ class ReplicaHost:
         self._incarnation = serve.get_replica_context().replica_tag
         self._host = join.host or ray.util.get_node_ip_address()
         self._changed = asyncio.Event()
+        self._calibrated: Calibration | None = None
         self._loop = asyncio.get_running_loop()
+        for orphan in await asyncio.to_thread(reap):
+            log.warning("engine.orphan_ended", pid=orphan.pid, name=orphan.name, owner=orphan.owner)
+        self._cores = claim_cores(0 if slot.emulated else slot.threads)
         config = ReplicaConfig(
             slot=slot,
             incarnation=self._incarnation,
-            model_path=model_path(slot),
+            place=Place(
+                model_path=model_path(slot),
+                cores=self._cores.cpus,
+                log_path=str(log_path(f"{slot.id}-engine")),
+                owner=self._incarnation,
+            ),
             secret=join.secret,
             host=self._host,
         )
@@ -130,18 +150,57 @@ class ReplicaHost:
             load_ratio=status.load_ratio,
             emulated=slot.emulated,
             detail=status.detail,
+            capabilities=status.capabilities,
+            calibration=self._calibration(status),
         )
+
+    def _calibration(self, status: ReplicaStatus) -> Calibration | None:
+        if self._calibrated is None and status.measured is not None and status.facts is not None:
+            today = datetime.now(UTC).date().isoformat()
+            self._calibrated = calibration(self._slot, status.facts, status.measured, today)
+        return self._calibrated
+
+
+def calibration(
+    slot: SlotSpec, facts: ModelFacts, measured: Measured, today: str
+) -> Calibration | None:
+    """What was measured as the planner reads it; None where no dtype was planned."""
+    if slot.dtype is None:
+        return None
+    return Calibration(
+        device_class=slot.device_class,
+        engine=slot.engine,
+        model=slot.model,
+        facts=facts,
+        dtype=slot.dtype,
+        arithmetic=slot.arithmetic,
+        tp=slot.tp,
+        shares=slot.shares,
+        device_shares=slot.device_shares,
+        prompt_tokens=measured.prompt_tokens,
+        context=measured.context,
+        sequences=max(batch for batch, _ in measured.steps),
+        prefill_tokens_per_s=round(measured.prefill_tokens_per_s, 3),
+        token_s_fixed=measured.token_s_fixed,
+        token_s_per_sequence=measured.token_s_per_sequence,
+        uncertainty=measured.uncertainty,
+        source=f"measured when {slot.id} had loaded",
+        measured=today,
+    )
 
 
 def model_path(slot: SlotSpec) -> str:
-    """Where the weights are on this node; empty for an emulated slot, which has none."""
-    if slot.emulated:
+    """Where the weights are on this node, in a form that the engine reads; empty for an engine that needs none."""
+    if slot.emulated or is_remote(slot.source) or slot.family == REMOTE:
         return ""
-    return _present_path(slot.source)
+    facts = engine_facts(slot.engine)
+    return str(form_path(slot.source, facts.formats if facts else frozenset(), slot.dtype))
 
 
-def load_text(slot: SlotSpec) -> TextModel:
-    """The tokenizer and chat template of a slot."""
+def load_text(slot: SlotSpec) -> Text:
+    """The tokenizer and chat template of a slot; a stand-in for a model that only an endpoint knows."""
+    if is_remote(slot.tokenizer):
+        return UntoldText(slot.window, slot.facts)
     return TextModel.load(_present_path(slot.tokenizer))
 
 

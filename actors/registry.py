@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from placement.calibration import Calibration
+
+from .engine import Capabilities
+
 ReplicaState = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -23,6 +27,8 @@ class ReplicaEntry:
         window: longest sequence in tokens.
         speed: what its devices reach now of what was planned, 0 to 1; the controller fills it in from their nodes' reports.
         pid: of the Serve replica's process, whose process group holds its engine.
+        capabilities: what its engine can do; settled when it is ready.
+        calibration: what its engine was measured to do when it had loaded; None = not measured.
     """
 
     slot: str
@@ -42,3 +48,5 @@ class ReplicaEntry:
     emulated: bool = False
     detail: str = ""
     speed: float = 1.0
+    capabilities: Capabilities = Capabilities()
+    calibration: Calibration | None = None

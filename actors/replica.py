@@ -14,21 +14,28 @@ from typing import Literal
 import structlog
 
 from placement.errors import ShardyardError
+from placement.modelspec import ModelFacts
 
 from .admission import Admission
-from .engine import Engine, EngineConfig, EngineRequest, Sampling
-from .errors import EngineCrashed, LoadFailed
+from .calibrate import QUICK, Measured, measure_loaded
+from .engine import Capabilities, Engine, EngineConfig
+from .engine_config import ANYWHERE, Place, engine_config
+from .engine_watch import EngineWatch, prove
+from .errors import EngineCrashed, EngineError, LoadFailed
 from .generation import Generation, Sink, Text
+from .memory_watch import MemoryWatch
+from .pulse import Pulse
 from .session import Session
 from .slot import SlotSpec
-from .vendors import visibility
 from .wire import Answer, End, Failure, Open, Reject, State, Welcome
 
 log = structlog.get_logger()
 
 LOAD_TIMEOUT_S = 1800.0
-PROOF_TIMEOUT_S = 120.0
-CLOSE_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 15.0
+CALIBRATION_S = 2.0
+"""A replica that is wanted waits this long, and some more, to be measured."""
+
 _PROGRESS_STEP = 0.01
 
 Condition = Literal["loading", "ready", "draining", "failed"]
@@ -40,15 +47,15 @@ class ReplicaConfig:
 
     Attributes:
         incarnation: new for every process.
-        model_path: weights on this node; empty for an engine that needs none.
+        place: what this node adds to the slot.
         secret: of the frames; a gateway without it is refused.
         port: 0 = any free one.
     """
 
     slot: SlotSpec
     incarnation: str
-    model_path: str
     secret: str
+    place: Place = ANYWHERE
     host: str = "127.0.0.1"
     port: int = 0
 
@@ -63,6 +70,9 @@ class ReplicaStatus:
     running: int
     waiting: int
     window: int
+    capabilities: Capabilities
+    facts: ModelFacts | None
+    measured: Measured | None
     completed: int
     rejected: int
     failed: int
@@ -102,6 +112,9 @@ class Replica:
         self._loading: asyncio.Task[None] | None = None
         self._counts = {"completed": 0, "rejected": 0, "failed": 0, "cancelled": 0}
         self._generated_tokens = 0
+        self._measured: Measured | None = None
+        self._pulse = Pulse(config.slot.pace)
+        self._watching: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -120,10 +133,15 @@ class Replica:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
                 text = await asyncio.to_thread(self._text_loader)
                 self._window = min(self._config.slot.window, text.window)
-                await self._engine.load(self._engine_config(text), self._progress)
-            await self._prove(text)
+                config = engine_config(
+                    self._config.slot, text, self._config.place, window=self._window
+                )
+                await self._engine.load(config, self._progress)
+            await prove(self._engine, text)
+            if self._config.slot.calibrate and not self._engine.capabilities.metered:
+                self._measured = await self._calibrate(config)
         except ShardyardError as error:
-            self._fail(error.message)
+            self._fail(f"{error.message}; {error.hint}" if error.hint else error.message)
         except TimeoutError:
             self._fail(f"not loaded after {LOAD_TIMEOUT_S:.0f} s")
         except Exception as error:
@@ -132,45 +150,44 @@ class Replica:
         else:
             self._text = text
             self._load_ratio = 1.0
+            self._watching = asyncio.create_task(self._watch(text).run())
             if self._state == "loading":
                 self._become("ready")
 
-    def _engine_config(self, text: Text) -> EngineConfig:
-        slot = self._config.slot
-        given, unset = visibility(slot.family, slot.handles)
-        return EngineConfig(
-            model_path=self._config.model_path,
-            facts=text.facts,
-            device_class=slot.device_class,
-            arithmetic=slot.arithmetic,
-            window=self._window,
-            max_sequences=slot.concurrency,
-            kv_bytes=slot.kv_bytes,
-            threads=slot.threads,
-            eos_ids=tuple(text.eos_ids),
-            pace=slot.pace,
-            word_ids=tuple(text.word_ids()) if slot.emulated else (),
-            environment=tuple(sorted(given.items())),
-            unset=tuple(sorted(unset)),
+    async def _calibrate(self, config: EngineConfig) -> Measured | None:
+        """What the engine does, for the next plan; None when it is too slow to be measured in passing."""
+        clock = asyncio.get_running_loop().time
+        try:
+            return await measure_loaded(
+                self._engine, config, budget_s=CALIBRATION_S, clock=clock, course=QUICK
+            )
+        except EngineError as error:
+            log.warning("replica.not_measured", slot=self._config.slot.id, detail=error.message)
+            return None
+
+    def _watch(self, text: Text) -> EngineWatch:
+        planned = self._config.slot.memory_bytes if self._config.slot.threads else 0
+        return EngineWatch(
+            self._engine,
+            text,
+            self._pulse,
+            MemoryWatch(self._engine.processes, planned),
+            on_sick=self._fail,
+            on_detail=self._tell,
         )
+
+    def _tell(self, detail: str) -> None:
+        """Something worth knowing of a replica that works."""
+        if self._state == "ready" and detail != self._detail:
+            self._detail = detail
+            if detail:
+                log.warning("replica.outgrown", slot=self._config.slot.id, detail=detail)
+            self._on_change()
 
     def _progress(self, ratio: float) -> None:
         if ratio - self._load_ratio >= _PROGRESS_STEP:
             self._load_ratio = min(ratio, 1.0)
             self._on_change()
-
-    async def _prove(self, text: Text) -> None:
-        """Readiness means a generated token, not a loaded file."""
-        prompt = tuple(text.prompt_ids("Hello"))
-        sampling = Sampling(max_tokens=1, ignore_eos=True)
-        request = EngineRequest(id="proof", prompt_ids=prompt, sampling=sampling)
-        try:
-            async with asyncio.timeout(PROOF_TIMEOUT_S):
-                got = sum([len(chunk.ids) async for chunk in self._engine.generate(request)])
-        except TimeoutError as error:
-            raise LoadFailed(f"no token after {PROOF_TIMEOUT_S:.0f} s") from error
-        if got == 0:
-            raise LoadFailed("the engine loaded but generated no token")
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new requests, lets running and waiting ones finish for at most `timeout_s`, then closes."""
@@ -186,7 +203,8 @@ class Replica:
         """Ends everything now: open streams get an ERROR frame, then EOF. Idempotent."""
         if self._server is not None:
             self._server.close()
-        pending = [task for task in (*self._tasks, self._loading) if task and not task.done()]
+        own = (*self._tasks, self._loading, self._watching)
+        pending = [task for task in own if task and not task.done()]
         for task in pending:
             task.cancel()
         if pending:
@@ -209,8 +227,9 @@ class Replica:
         """
         if self._server is None or not self._server.is_serving():
             raise EngineCrashed("the listener is gone")
-        if self._state in ("ready", "draining") and not self._engine.alive():
-            self._fail("the engine ended")
+        sick = self._engine.health() if self._state in ("ready", "draining") else ""
+        if sick:
+            self._fail(sick)
         if self._state == "failed":
             raise (LoadFailed if self._text is None else EngineCrashed)(self._detail)
 
@@ -223,6 +242,9 @@ class Replica:
             running=self._admission.running,
             waiting=self._admission.waiting,
             window=self._window,
+            capabilities=self._engine.capabilities,
+            facts=self._text.facts if self._text is not None else None,
+            measured=self._measured,
             generated_tokens=self._generated_tokens,
             **self._counts,
         )
@@ -280,6 +302,7 @@ class Replica:
             text=self._text,
             window=self._window,
             admission=self._admission,
+            pulse=self._pulse,
             on_death=self._fail,
         )
         try:

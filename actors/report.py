@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from placement.devices import Device, DeviceClass
+from placement.engine_facts import EngineFacts
 from placement.ids import DeviceId, NodeId
 from placement.interconnect import Bond
 from placement.inventory import ModelPresence, Node
@@ -125,6 +126,7 @@ class NodeReport:
         cores, memory_bytes: usable by models, all CPU devices together; None = unknown.
         classes: device classes that the catalog does not have, or overrides of it.
         engines: engines that can start there.
+        engine_facts: of those that the catalog does not have.
         models: the model sources that it was asked about.
         broken: probes that failed and values that were dropped.
         emulated: its hardware is declared, replayed or a vendor library's stand-in, not found.
@@ -144,6 +146,7 @@ class NodeReport:
     devices: tuple[Device, ...] = ()
     classes: tuple[DeviceClass, ...] = ()
     engines: frozenset[str] = frozenset()
+    engine_facts: tuple[EngineFacts, ...] = ()
     models: tuple[ModelPresence, ...] = ()
     broken: tuple[BrokenProbe, ...] = ()
     emulated: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from .engine import EngineConfig, EngineStats, FinishReason, Sampling
+from .engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,15 @@ class Stepper(Protocol):
     name: ClassVar[str]
     requires: ClassVar[tuple[str, ...]]
     """Import packages without which it cannot start."""
+    environment: ClassVar[str]
+    """Name of the environment that it lives in (actors.environments); empty = our own. Its module imports nothing heavy."""
 
     def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """Loads the model; raises `LoadFailed` or whatever the native library raises."""
+        ...
+
+    def capabilities(self) -> Capabilities:
+        """What it can do, once it is loaded."""
         ...
 
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:

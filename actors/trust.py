@@ -9,7 +9,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
+from placement.codec import decode, encode
 from placement.devices import Device, DeviceClass, Health
+from placement.engine_facts import EngineFacts, flaw
+from placement.errors import SpecError
 from placement.ids import NodeId
 
 from .probe import Absent, Accelerator, Broken, Found
@@ -95,3 +98,16 @@ def flaw_of_class(given: object) -> str | None:
     if not all(isinstance(v, (int, float)) and math.isfinite(v) and v >= 0 for v in figures):
         return f"device class {given.name!r} has a negative or infinite figure"
     return None
+
+
+def flaw_of_engine(name: str, given: object) -> str | None:
+    """Why the facts that an engine tells of itself are not believed; None when they are."""
+    if not isinstance(given, EngineFacts):
+        return f"the facts of engine {name!r} are {type(given).__name__}, not EngineFacts"
+    if given.name != name:
+        return f"the facts of engine {name!r} are those of {given.name!r}"
+    try:
+        # Types are as promised when the facts survive the way to the controller.
+        return flaw(decode(EngineFacts, encode(given))) or None
+    except (SpecError, TypeError, ValueError) as error:
+        return f"the facts of engine {name!r} make no sense: {error}"

@@ -104,6 +104,8 @@ class Open:
         id: request id, for logs.
         max_tokens: as the client asked; None = the rest of the window.
         seed: None = the replica draws one.
+        json_schema: as JSON text; the answer must be JSON of it. Empty = any text.
+        lora: name of an adapter of the model; empty = the model itself.
         deadline_s: seconds until the answer is worthless, counted from the arrival of this frame.
         credits: TOKENS frames that may be sent before the first CREDIT.
     """
@@ -118,6 +120,10 @@ class Open:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    json_schema: str = ""
+    lora: str = ""
     deadline_s: float = 600.0
     credits: int = 256
 

@@ -10,17 +10,21 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import cast
 
 import structlog
 
-from .engine import Chunk, EngineConfig, EngineRequest, EngineStats, FinishReason
+from . import environments
+from .engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats, FinishReason
 from .errors import EngineCrashed, EngineError, LoadFailed
+from .process_tree import tree
 from .worker_frames import (
     FrameReader,
     Kind,
     abort_frame,
     add_frame,
+    capabilities_of,
     frame,
     load_frame,
     progressed,
@@ -37,11 +41,30 @@ WORKER_ENDED = "worker.ended"
 
 LOAD_DEADLINE_S = 900.0
 
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+"""Idle compute threads sleep, as other engines need their cores; what the operator sets counts."""
 
-def environment(config: EngineConfig) -> dict[str, str]:
-    """The environment of an engine's process: ours, with the devices of the engine and no others in sight."""
+
+def variables(config: EngineConfig, environment: str = "") -> dict[str, str]:
+    """The variables of an engine's process: ours, with its own devices and no others in sight, and its number of threads.
+
+    Args:
+        environment: name of the environment that it lives in; empty = ours.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in config.unset}
-    return kept | dict(config.environment)
+    # Whoever started us may have set a number of threads of its own, as Ray does.
+    threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
+    its_own = environments.variables(environment) if environment else {}
+    return QUIET | kept | threads | {**its_own} | dict(config.environment)
+
+
+def _interpreter(engine: str, environment: str) -> Path | None:
+    """The Python of an environment; None = ours."""
+    if not environment:
+        return None
+    if trouble := environments.trouble(environment):
+        raise LoadFailed(f"engine {engine}: {trouble.reason}", hint=trouble.hint)
+    return environments.interpreter(environment)
 
 
 class WorkerEngine:
@@ -50,11 +73,20 @@ class WorkerEngine:
     Args:
         name: the engine's name.
         target: what the process hosts, a `Stepper` as `module:class`.
+        environment: name of the environment that it lives in (actors.environments); empty = ours.
     """
 
-    def __init__(self, name: str, target: str, *, load_deadline_s: float = LOAD_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        name: str,
+        target: str,
+        environment: str = "",
+        *,
+        load_deadline_s: float = LOAD_DEADLINE_S,
+    ) -> None:
         self.name = name
         self._target = target
+        self._environment = environment
         self._load_deadline_s = load_deadline_s
         self._process: WorkerProcess | None = None
         self._link: _Link | None = None
@@ -64,11 +96,24 @@ class WorkerEngine:
         """The worker's process id, once there is one."""
         return self._process.pid if self._process else None
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Engine`."""
+        return self._link.capabilities if self._link else Capabilities()
+
     async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """See `Engine`."""
+        interpreter = _interpreter(self.name, self._environment)
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = WorkerProcess(self._target, theirs, environment(config))
+            self._process = WorkerProcess(
+                self._target,
+                theirs,
+                variables(config, self._environment),
+                cores=config.cores,
+                interpreter=interpreter,
+                log_path=config.log_path,
+            )
         log.info(WORKER_STARTED, engine=self.name, pid=self._process.pid)
         self._link = _Link(self.name, self._process, progress)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
@@ -100,13 +145,24 @@ class WorkerEngine:
         finally:
             link.forget(number, sequence)
 
+    async def abort(self, request: str) -> None:
+        """See `Engine`."""
+        if self._link is not None:
+            self._link.abort(request)
+
     async def stats(self) -> EngineStats:
         """The load as of the last step."""
         return self._link.stats if self._link else EngineStats()
 
-    def alive(self) -> bool:
+    def health(self) -> str:
         """See `Engine`."""
-        return self._link is not None and self._link.loaded and not self._link.lost
+        if self._link is None or not (self._link.loaded or self._link.lost):
+            return f"engine {self.name} is not loaded"
+        return self._link.crashed().message if self._link.lost else ""
+
+    def processes(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return tree(self._process.pid) if self._process and not self._process.ended else ()
 
     async def close(self) -> None:
         """Asks the process to end, then makes it."""
@@ -119,9 +175,10 @@ class WorkerEngine:
 class _Sequence:
     """What arrived for one request and was not taken yet; bounded by the window."""
 
-    __slots__ = ("_error", "_finish", "_ids", "_waiter")
+    __slots__ = ("_error", "_finish", "_ids", "_waiter", "request")
 
-    def __init__(self) -> None:
+    def __init__(self, request: str) -> None:
+        self.request = request
         self._ids: tuple[int, ...] = ()
         self._finish: FinishReason | None = None
         self._error: EngineError | None = None
@@ -171,6 +228,7 @@ class _Link(asyncio.Protocol):
         self._loading: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.WriteTransport | None = None
         self.stats = EngineStats()
+        self.capabilities = Capabilities()
         self.loaded = False
         self.lost = False
 
@@ -187,7 +245,7 @@ class _Link(asyncio.Protocol):
             rows, self.stats = stepped(payload)
             for row in rows:
                 sequence = self._sequences.get(row.sequence)
-                if sequence is not None:
+                if sequence is not None and not sequence.ended:
                     sequence.put(row.ids, row.finish)
         elif kind == Kind.FAILED:
             number, message, hint = trouble(payload)
@@ -200,6 +258,7 @@ class _Link(asyncio.Protocol):
 
     def _finish_load(self, kind: int, payload: bytes) -> None:
         if kind == Kind.LOADED:
+            self.capabilities = capabilities_of(payload)
             self.loaded = True
             self._loading.set_result(None)
         elif kind == Kind.LOAD_FAILED:
@@ -216,9 +275,10 @@ class _Link(asyncio.Protocol):
         if self._sequences:
             log.error(WORKER_LOST, engine=self._engine, printed=self._process.printed()[-20:])
         for sequence in self._sequences.values():
-            sequence.fail(self._crashed())
+            sequence.fail(self.crashed())
 
-    def _crashed(self) -> EngineCrashed:
+    def crashed(self) -> EngineCrashed:
+        """What whoever still waits is told."""
         return EngineCrashed(
             f"engine {self._engine} (process {self._process.pid}) ended{self._process.last_words()}",
             hint="the replica is started again by itself",
@@ -230,11 +290,17 @@ class _Link(asyncio.Protocol):
 
     def open(self, request: EngineRequest) -> tuple[int, _Sequence]:
         if self.lost:
-            raise self._crashed()
+            raise self.crashed()
         self._last = self._last % 0xFFFF_FFFF + 1
-        sequence = self._sequences[self._last] = _Sequence()
+        sequence = self._sequences[self._last] = _Sequence(request.id)
         self._write(add_frame(self._last, request.prompt_ids, request.sampling))
         return self._last, sequence
+
+    def abort(self, request: str) -> None:
+        for number, sequence in self._sequences.items():
+            if sequence.request == request and not sequence.ended:
+                sequence.put((), "abort")
+                self._write(abort_frame(number))
 
     def forget(self, number: int, sequence: _Sequence) -> None:
         del self._sequences[number]

@@ -14,8 +14,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from placement.modelspec import ModelFacts
+from placement.tuning import Tuning
 
-from .engine import EngineConfig, EngineStats, FinishReason, Pace, Sampling
+from .engine import (
+    Capabilities,
+    EngineConfig,
+    EngineStats,
+    FinishReason,
+    Pace,
+    Sampling,
+    StagePlace,
+)
 from .stepper import Row
 
 
@@ -36,7 +45,7 @@ class Kind(enum.IntEnum):
 _PREFIX = struct.Struct("<IB")
 _SEQUENCE = struct.Struct("<I")
 _PROGRESS = struct.Struct("<d")
-_ADD = struct.Struct("<IqddQ?")
+_ADD = struct.Struct("<IqddQ?ddI")
 _STEP = struct.Struct("<IIdI")
 _FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length", "abort")
 
@@ -75,35 +84,70 @@ def load_frame(config: EngineConfig) -> bytes:
 def config_of(payload: bytes) -> EngineConfig:
     """Inverse of `load_frame`."""
     fields: dict[str, Any] = json.loads(payload)
-    pace = fields["pace"]
+    pace = fields.pop("pace")
     return EngineConfig(
-        **fields
-        | {
-            "facts": ModelFacts(**fields["facts"]),
-            "pace": None if pace is None else Pace(**pace),
-            "eos_ids": tuple(fields["eos_ids"]),
-            "word_ids": tuple(fields["word_ids"]),
-            "environment": tuple((name, value) for name, value in fields["environment"]),
-            "unset": tuple(fields["unset"]),
-        }
+        facts=ModelFacts(**fields.pop("facts")),
+        tuning=Tuning(**_tupled(fields.pop("tuning"))),
+        stages=tuple(StagePlace(**_tupled(stage)) for stage in fields.pop("stages")),
+        pace=None if pace is None else Pace(**pace),
+        **_tupled(fields),
     )
+
+
+def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields whose sequences are tuples again, as deep as they go."""
+    return {name: _tuple(value) for name, value in fields.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def loaded_frame(capabilities: Capabilities) -> bytes:
+    """LOADED."""
+    return frame(Kind.LOADED, json.dumps(dataclasses.asdict(capabilities)).encode())
+
+
+def capabilities_of(payload: bytes) -> Capabilities:
+    """Inverse of `loaded_frame`."""
+    return Capabilities(**_tupled(json.loads(payload)))
 
 
 def add_frame(sequence: int, prompt_ids: Sequence[int], sampling: Sampling) -> bytes:
     """ADD."""
     s = sampling
-    seed = s.seed & 0xFFFF_FFFF_FFFF_FFFF
-    head = _ADD.pack(sequence, s.max_tokens, s.temperature, s.top_p, seed, s.ignore_eos)
-    return frame(Kind.ADD, head + _pack_ids(prompt_ids))
+    schema = s.json_schema.encode()
+    head = _ADD.pack(
+        sequence,
+        s.max_tokens,
+        s.temperature,
+        s.top_p,
+        s.seed & 0xFFFF_FFFF_FFFF_FFFF,
+        s.ignore_eos,
+        s.frequency_penalty,
+        s.presence_penalty,
+        len(schema),
+    )
+    return frame(Kind.ADD, head + schema + _pack_ids(prompt_ids))
 
 
 def added(payload: bytes) -> tuple[int, tuple[int, ...], Sampling]:
     """Inverse of `add_frame`."""
-    sequence, most, temperature, top_p, seed, ignore_eos = _ADD.unpack_from(payload)
-    sampling = Sampling(
-        max_tokens=most, temperature=temperature, top_p=top_p, seed=seed, ignore_eos=ignore_eos
+    sequence, most, temperature, top_p, seed, ignore_eos, frequency, presence, schema_bytes = (
+        _ADD.unpack_from(payload)
     )
-    return sequence, _unpack_ids(payload, _ADD.size, len(payload)), sampling
+    ids_at = _ADD.size + schema_bytes
+    sampling = Sampling(
+        max_tokens=most,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        ignore_eos=ignore_eos,
+        frequency_penalty=frequency,
+        presence_penalty=presence,
+        json_schema=payload[_ADD.size : ids_at].decode(),
+    )
+    return sequence, _unpack_ids(payload, ids_at, len(payload)), sampling
 
 
 def abort_frame(sequence: int) -> bytes:

@@ -1,7 +1,7 @@
-"""The process that hosts one native engine: `python -m actors.worker_main DESCRIPTOR MODULE:CLASS PARENT`.
+"""The process that hosts one native engine: `python -m actors.worker_main DESCRIPTOR MODULE:CLASS PARENT CORES`.
 
 Decides the order of commands and steps, all on one thread. It dies with its parent, and it must not know Ray,
-requests or text.
+requests or text. It may run in an environment that is not ours: only the standard library is imported before the engine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .worker_frames import (
     aborted,
     added,
     config_of,
-    frame,
+    loaded_frame,
     progress_frame,
     step_frame,
     trouble_frame,
@@ -60,7 +60,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - whatever a native library raises; the parent logs it
             self._send(trouble_frame(Kind.LOAD_FAILED, _first_line(error)))
             raise _Closed from None
-        self._send(frame(Kind.LOADED))
+        self._send(loaded_frame(self._stepper.capabilities()))
 
     def _turn(self) -> None:
         """One round: what the parent wants, one step, one answer."""
@@ -123,15 +123,26 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _bind(cores: str) -> None:
+    """Keeps this process, and the threads that libraries will start, on some logical CPUs; empty = on any."""
+    wanted = {int(core) for core in cores.split(",") if core}
+    try:
+        if wanted:
+            os.sched_setaffinity(0, wanted)
+    except OSError as error:
+        sys.stderr.write(f"cores {cores} cannot be used, so any are: {error}\n")
+
+
 def _stepper(target: str) -> Stepper:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)()
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point: descriptor of the socket, what to host, process id of the parent."""
-    descriptor, target, parent = arguments
+    """Entry point: descriptor of the socket, what to host, process id of the parent, logical CPUs by comma."""
+    descriptor, target, parent, cores = arguments
     _die_with_parent(int(parent))
+    _bind(cores)
     # Ctrl-C reaches the whole process group; the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)  # native libraries print; only frames and errors are of interest

@@ -12,13 +12,19 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from . import environment_main
+from .redaction import redacted
+from .server_log import ServerLog, secrets_of
 
 CLOSE_DEADLINE_S = 2.0
 TERMINATE_DEADLINE_S = 1.0
 KEPT_LINES = 100
 _ROOT = Path(__file__).resolve().parent.parent
+_MODULE = "actors.worker_main"
+_PATHS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 
 
 class WorkerProcess:
@@ -29,30 +35,38 @@ class WorkerProcess:
     Args:
         target: what to host, as `module:class`.
         theirs: its end of the socket; the caller closes its own copy.
-        env: its environment, to which the path of our packages is added.
+        env: its environment variables.
+        cores: logical CPUs that it is bound to before anything is loaded; empty = any.
+        interpreter: Python of the environment that it lives in; None = ours.
+        log_path: file for what it prints; empty = the last lines are kept only.
     """
 
-    def __init__(self, target: str, theirs: socket.socket, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        target: str,
+        theirs: socket.socket,
+        env: Mapping[str, str],
+        *,
+        cores: Sequence[int] = (),
+        interpreter: Path | None = None,
+        log_path: str = "",
+    ) -> None:
         descriptor = theirs.fileno()
-        # `-P` keeps a user's folder called `actors/` in the working directory from standing in for ours.
-        self._popen = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "actors.worker_main",
-                str(descriptor),
-                target,
-                str(os.getpid()),
-            ],
+        arguments = (str(descriptor), target, str(os.getpid()), ",".join(map(str, cores)))
+        words, variables = (
+            _ours(env, arguments) if interpreter is None else _foreign(env, arguments, interpreter)
+        )
+        self._popen = subprocess.Popen(  # noqa: S603 - an interpreter of ours or of an environment, and our own module
+            words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(descriptor,),
-            env={**env} | {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])},
+            env=variables,
         )
         self.pid = self._popen.pid
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._log = ServerLog(log_path, secrets_of(env)) if log_path else None
         self._reaper = threading.Thread(target=self._listen, daemon=True, name=f"worker-{self.pid}")
         self._reaper.start()
 
@@ -61,8 +75,17 @@ class WorkerProcess:
         assert stream is not None
         with stream:
             while line := stream.readline(4096):
-                self._lines.append(line.decode(errors="replace").rstrip())
+                self._lines.append(redacted(line.decode(errors="replace").rstrip()))
+                if self._log is not None:
+                    self._log.feed(line)
+        if self._log is not None:
+            self._log.end()
         self._popen.wait()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is gone."""
+        return self._popen.returncode is not None
 
     def last_words(self) -> str:
         """How it ended and what it printed last, as the end of a sentence."""
@@ -90,3 +113,19 @@ class WorkerProcess:
     async def _ended(self, deadline_s: float) -> bool:
         await asyncio.to_thread(self._reaper.join, deadline_s)
         return not self._reaper.is_alive()
+
+
+def _ours(env: Mapping[str, str], arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Command and variables of a process in our own environment, which sees what we see."""
+    path = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
+    # `-P` keeps a user's folder called `actors/` in the working directory from standing in for ours.
+    words = [sys.executable, "-P", "-m", _MODULE, *arguments]
+    return words, {**env} | {"PYTHONPATH": path}
+
+
+def _foreign(
+    env: Mapping[str, str], arguments: Sequence[str], interpreter: Path
+) -> tuple[list[str], dict[str, str]]:
+    """Command and variables of a process in another environment, which sees our three packages and nothing else of ours."""
+    kept = {name: value for name, value in env.items() if name not in _PATHS}
+    return environment_main.command(str(interpreter), _MODULE, *arguments), kept

@@ -27,6 +27,7 @@ import structlog
 import uvloop
 
 from actors.engine import EngineConfig, Pace
+from actors.engine_config import Place
 from actors.plugins import make_engine
 from actors.replica import Replica, ReplicaConfig
 from actors.slot import SlotSpec
@@ -190,7 +191,9 @@ async def run_replica() -> None:
     """The replica's process; the engine is its child."""
     changed = asyncio.Event()
     path = path_of(SOURCE)
-    config = ReplicaConfig(slot=a_slot(), incarnation=MODEL, model_path=str(path), secret=SECRET)
+    config = ReplicaConfig(
+        slot=a_slot(), incarnation=MODEL, place=Place(model_path=str(path)), secret=SECRET
+    )
     replica = Replica(config, make_engine("openvino"), lambda: TextModel.load(path), changed.set)
     port = await replica.start()
     async with asyncio.timeout(LOAD_TIMEOUT_S):

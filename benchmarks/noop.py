@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from actors.engine import Chunk, EngineConfig, EngineRequest, EngineStats, Pace
+from actors.engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats, Pace
 from actors.replica import Replica
 from actors.slot import SlotSpec
 from actors.wire import Open
@@ -42,6 +42,7 @@ class NoopEngine:
     """Yields the same token until the limit."""
 
     name: ClassVar[str] = "noop"
+    capabilities: ClassVar[Capabilities] = Capabilities(seed=True)
 
     async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """Nothing to load."""
@@ -60,9 +61,16 @@ class NoopEngine:
         """Always idle."""
         return EngineStats()
 
-    def alive(self) -> bool:
-        """Always."""
-        return True
+    async def abort(self, request: str) -> None:
+        """Never asked for."""
+
+    def health(self) -> str:
+        """Always well."""
+        return ""
+
+    def processes(self) -> tuple[int, ...]:
+        """None of its own."""
+        return ()
 
     async def close(self) -> None:
         """Nothing to end."""

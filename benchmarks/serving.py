@@ -51,7 +51,7 @@ START_TIMEOUT_S = 30.0
 
 async def _replica() -> Replica:
     ready = asyncio.Event()
-    config = ReplicaConfig(slot=a_slot(), incarnation="noop", model_path="", secret=SECRET)
+    config = ReplicaConfig(slot=a_slot(), incarnation="noop", secret=SECRET)
     replica = Replica(config, NoopEngine(), NoopText, ready.set)
     port = await replica.start()
     await asyncio.wait_for(ready.wait(), START_TIMEOUT_S)
@@ -79,7 +79,7 @@ async def run_split(replica_port: int) -> None:
 
 async def run_single(_port: int) -> None:
     """Application and engine in one process."""
-    config = ReplicaConfig(slot=a_slot(), incarnation="noop", model_path="", secret=SECRET)
+    config = ReplicaConfig(slot=a_slot(), incarnation="noop", secret=SECRET)
     ready = asyncio.Event()
     replica = Replica(config, NoopEngine(), NoopText, ready.set)
     await replica.start()

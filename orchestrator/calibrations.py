@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import structlog
 import yaml
 from pydantic import BeforeValidator, Field
 
@@ -25,6 +26,10 @@ from placement.modelspec import ModelFacts
 from .spec import read_spec, spec_name
 from .spec_grammar import Count, Facts, Name, Positive, Strict, Word, number
 from .yaml_positions import read_yaml
+
+log = structlog.get_logger()
+
+CALIBRATIONS_BROKEN = "calibrations.broken"
 
 FOLDER = "calibrations"
 """Under the state folder."""
@@ -64,6 +69,28 @@ class CalibrationFile(Strict):
     """A file that holds nothing but measurements."""
 
     calibrations: Annotated[list[Measurement], Field(max_length=10_000)]
+
+
+class CalibrationFolder:
+    """The measurements under a state folder. See `ports.Calibrations`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self) -> tuple[Calibration, ...]:
+        """What is kept; a folder with a broken file says so and counts as empty."""
+        try:
+            return load(self._folder) if self._folder.is_dir() else ()
+        except SpecError as error:
+            log.warning(CALIBRATIONS_BROKEN, folder=str(self._folder), reason=error.message)
+            return ()
+
+    def keep(self, found: Calibration) -> None:
+        """Writes one; a folder that cannot be written to is no reason to stop serving."""
+        try:
+            write(self._folder / file_name(found), dump([found]))
+        except SpecError as error:
+            log.warning(CALIBRATIONS_BROKEN, folder=str(self._folder), reason=error.message)
 
 
 def load(path: str | Path) -> tuple[Calibration, ...]:

@@ -25,6 +25,7 @@ from .actions import Action, Solve, StartAgent, StartSlot, StopSlot
 from .errors import ControlError
 from .events import (
     AgentStarted,
+    CalibrationsRestored,
     Event,
     NodeRenewed,
     NodeReported,
@@ -40,7 +41,7 @@ from .events import (
     Solved,
     SpecApplied,
 )
-from .ports import Clock, Cluster, Deployments, Desired, Journal
+from .ports import Calibrations, Clock, Cluster, Deployments, Desired, Journal
 from .reconcile import missing_reports, reconcile, start_deadline
 from .routing.replicas import ModelEntry, RegistryTable, ReplicaEntry
 from .spec import check_device_classes, parse_app
@@ -74,6 +75,7 @@ class Controller:
         deployments: Deployments,
         journal: Journal,
         clock: Clock,
+        calibrations: Calibrations | None = None,
         code: str = "",
         agent_secret: str = "",
     ) -> None:
@@ -81,6 +83,7 @@ class Controller:
         self._deployments = deployments
         self._journal = journal
         self._clock = clock
+        self._calibrations = calibrations
         self._agent_secret = agent_secret
         self._changed = asyncio.Condition()
         self._asked: App | None = None
@@ -93,7 +96,10 @@ class Controller:
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def restore(self) -> None:
-        """Takes over the desired state that the journal kept."""
+        """Takes over what was measured, and the desired state that the journal kept."""
+        if self._calibrations is not None:
+            kept = self._calibrations.load()
+            self._apply(CalibrationsRestored(calibrations=kept))
         desired = self._journal.load()
         if desired is None:
             return
@@ -273,11 +279,14 @@ class Controller:
 
     async def register(self, entry: ReplicaEntry) -> None:
         """A replica renews its row of the registry."""
-        before = self.state.registry_version
+        before, measured = self.state.registry_version, len(self.state.calibrations)
         self._apply(ReplicaReported(entry=entry, at=self._clock.now()))
         if self.state.registry_version != before:
             log.info("replica.changed", slot=entry.slot, state=entry.state, detail=entry.detail)
             await self._notify()
+        if self._calibrations is not None:
+            for found in self.state.calibrations[measured:]:
+                await asyncio.to_thread(self._calibrations.keep, found)
 
     async def deregister(self, slot: str, incarnation: str) -> None:
         """A replica says goodbye."""

@@ -17,7 +17,9 @@ from pathlib import Path
 from placement.errors import ShardyardError
 
 from .check import Check
+from .doctor_environments import check_environments, check_software
 from .doctor_vendors import check_this_machine
+from .environments import families_here
 from .lifecycle import DEFAULT_PORT, LOOPBACK
 from .processes import abandoned
 from .settings import PREFIX, Settings, unknown_variables, variable
@@ -45,6 +47,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield check_siblings(Path(__file__).parent.parent)
     yield from check_distributions(_installed())
     yield from check_modules(_has_module)
+    yield from check_environments(families_here())
+    yield from check_software(_installed(), os.environ)
     yield from check_this_machine(_installed(), _has_module, _SAID)
     yield check_model_package(_installed())
     yield check_environment(unknown_variables())

@@ -18,12 +18,12 @@ from actors.pci import PciFunction, pci_functions
 from actors.prober import prober_of_this_node
 from actors.report import BrokenProbe, NodeReport
 from actors.vendors import Family, families, family_of
+from actors.version_range import within
 from placement.devices import Device, Health
 from placement.errors import ShardyardError
 
 from .check import Check
 from .replayed import recorded
-from .version_range import within
 
 _OURS = frozenset({"openvino", "onnxruntime", "nvidia-ml-py"})
 """Packages that we and engines of ours bring: that they are installed says nothing of a device."""

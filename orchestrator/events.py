@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from actors.report import NodeReport, Renewal
+from placement.calibration import Calibration
 from placement.demand import App
 from placement.plan import Infeasible, Plan
 
@@ -77,6 +78,13 @@ class PlanRestored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationsRestored:
+    """What engines were measured to do before the controller started."""
+
+    calibrations: tuple[Calibration, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SlotStarted:
     """A slot was handed to Ray Serve."""
 
@@ -138,6 +146,7 @@ Event = (
     | NodeSilent
     | Solved
     | PlanRestored
+    | CalibrationsRestored
     | SlotStarted
     | SlotStopping
     | SlotsObserved

@@ -13,7 +13,8 @@ import yaml
 
 from placement.catalog import catalog
 from placement.devices import Device, DeviceClass, Health, Kind
-from placement.inventory import Artifact, Inventory, Link, ModelPresence, Node
+from placement.engine_facts import row_of
+from placement.inventory import Artifact, Inventory, Link, ModelForm, ModelPresence, Node
 from placement.units import GBIT, GBYTE, GIB, TERA
 
 from .calibrations import as_entry
@@ -32,6 +33,7 @@ def dump_inventory(inventory: Inventory) -> str:
     document = {
         "generation": inventory.generation,
         "nodes": {node.id: _node_yaml(node, own, written) for node in inventory.nodes},
+        "engines": {facts.name: row_of(facts) for facts in inventory.engines},
         "links": [_link_yaml(link) for link in inventory.links],
         "calibrations": [as_entry(found) for found in inventory.calibrations],
     }
@@ -196,9 +198,14 @@ def _presence_yaml(presence: ModelPresence) -> dict[str, Any]:
         "facts": figures,
         "reason": presence.reason,
         "hint": presence.hint,
+        "forms": [_form_yaml(form) for form in presence.forms],
     }
     kept = {key: value for key, value in said.items() if value}
     return {"source": presence.source, "present": presence.present, **kept}
+
+
+def _form_yaml(form: ModelForm) -> dict[str, str]:
+    return {"format": form.format, **({"dtype": form.dtype} if form.dtype else {})}
 
 
 def _link_yaml(link: Link) -> dict[str, Any]:

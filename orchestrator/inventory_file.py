@@ -13,13 +13,15 @@ from pydantic import Field
 
 from actors.declared_classes import class_notes
 from placement.calibration import Calibration
-from placement.catalog import catalog
+from placement.catalog import catalog, engines
 from placement.devices import DeviceClass
+from placement.engine_facts import EngineFacts
 from placement.ids import NodeId
 from placement.inventory import Inventory, Link
 from placement.units import GBIT
 
 from .calibrations import Measurement, calibration
+from .engine_entries import EngineEntry, engine_facts
 from .node_entries import NodeEntry, node_of
 from .spec import read_spec, spec_name
 from .spec_grammar import Positive, Strict, Word
@@ -52,6 +54,9 @@ class InventoryFile(Strict):
 
     generation: Annotated[int, Field(ge=0)] = 0
     nodes: Annotated[dict[Word, NodeEntry], Field(min_length=1, max_length=10_000)]
+    engines: Annotated[dict[Word, EngineEntry], Field(max_length=100)] = Field(
+        default_factory=dict, description="Engines that the catalog does not have."
+    )
     links: list[_Link] = Field(default_factory=list)
     calibrations: list[Measurement] = Field(default_factory=list)
     spec: str | None = None
@@ -93,6 +98,7 @@ def _parsed(text: str, name: str, base: Path) -> tuple[Inventory, InventoryFile,
         nodes=tuple(nodes),
         links=tuple(_link(k, link, file, document) for k, link in enumerate(file.links)),
         classes=tuple(classes[key] for key in sorted(classes)),
+        engines=tuple(_engines(file, document)),
         calibrations=tuple(_calibrations(file, document)),
         notes=tuple(n for key in sorted(classes) for n in class_notes(classes[key], known)),
     )
@@ -129,6 +135,14 @@ def _add_classes(
             says = f"other nodes give other figures for the device class {found.name}"
             hint = "give one class one set of figures, or two classes two names"
             raise document.error(("nodes", node, "devices"), says, hint=hint)
+
+
+def _engines(file: InventoryFile, document: Document) -> Iterator[EngineFacts]:
+    for name, entry in sorted(file.engines.items()):
+        if name in engines():
+            says = f"{name} is an engine of the catalog"
+            raise document.error(("engines", name), says, hint="give your own another name")
+        yield engine_facts(name, entry)
 
 
 def _calibrations(file: InventoryFile, document: Document) -> Iterator[Calibration]:

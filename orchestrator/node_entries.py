@@ -17,7 +17,7 @@ from actors.declared import devices_of
 from placement.devices import DeviceClass, Dtype
 from placement.errors import SpecError
 from placement.ids import NodeId
-from placement.inventory import Artifact, ModelPresence, Node
+from placement.inventory import Artifact, ModelForm, ModelPresence, Node
 from placement.modelspec import ModelFacts
 
 from .replayed import replayed
@@ -38,6 +38,11 @@ Level = Literal["declared", "library"]
 """How deep an emulated node pretends: to us only, or to the vendors' own software."""
 
 
+class _Form(Strict):
+    format: Word
+    dtype: Dtype | None = None
+
+
 class _Presence(Strict):
     """What a node says of one model source; written by `devices -o yaml`."""
 
@@ -47,6 +52,7 @@ class _Presence(Strict):
     facts: Facts | None = None
     reason: str = ""
     hint: str = ""
+    forms: list[_Form] = Field(default_factory=list)
 
 
 class NodeEntry(Strict):
@@ -185,4 +191,5 @@ def _presence(presence: _Presence) -> ModelPresence:
         facts=facts,
         reason=presence.reason,
         hint=presence.hint,
+        forms=tuple(ModelForm(format=f.format, dtype=f.dtype) for f in presence.forms),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actors.slot import SlotSpec
+from placement.calibration import Calibration
 from placement.plan import Plan
 
 
@@ -57,6 +58,18 @@ class Desired:
     yaml: str
     revision: int
     plan: Plan | None
+
+
+class Calibrations(Protocol):
+    """Memory of what engines were measured to do."""
+
+    def load(self) -> tuple[Calibration, ...]:
+        """All that is kept; what cannot be read is left out."""
+        ...
+
+    def keep(self, found: Calibration) -> None:
+        """Returns once it is on disk, or could not be written."""
+        ...
 
 
 class Journal(Protocol):

@@ -22,6 +22,7 @@ from placement.errors import SpecError
 
 from .clock import WallClock
 from .control.server import ControlApi
+from .calibrations import FOLDER, CalibrationFolder
 from .controller import Controller
 from .gateway.ray_ingress import GatewayJoin
 from .http_server import HttpServer
@@ -85,6 +86,7 @@ class _ControllerHost:
             deployments=ServeDeployments(join=config.replicas),
             journal=FileJournal(Path(config.state_dir) / JOURNAL),
             clock=WallClock(),
+            calibrations=CalibrationFolder(Path(config.state_dir) / FOLDER),
             code=versions().code,
             agent_secret=config.token,
         )

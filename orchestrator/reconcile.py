@@ -47,10 +47,29 @@ def wanted_slots(state: State) -> dict[str, tuple[SlotSpec, tuple[str, ...]]]:
     demands = {demand.id: demand for demand in state.app.demands}
     devices = _devices(state)
     return {
-        slot.id: (slot_spec(slot, demands[slot.model], devices), tuple(slot.devices))
+        slot.id: (
+            slot_spec(slot, demands[slot.model], devices, calibrate=_is_unmeasured(state, slot)),
+            tuple(slot.devices),
+        )
         for slot in _surviving(state, state.plan)
         if slot.model in demands
     }
+
+
+def _is_unmeasured(state: State, slot: Slot) -> bool:
+    """Whether nobody has measured that engine with that model and layout on that class."""
+    layout = (
+        slot.model,
+        slot.device_class,
+        slot.engine,
+        slot.dtype,
+        slot.tp,
+        slot.stages[0].shares,
+    )
+    return not slot.emulated and all(
+        layout != (c.model, c.device_class, c.engine, c.dtype, c.tp, c.shares)
+        for c in state.calibrations
+    )
 
 
 def missing_reports(state: State) -> frozenset[str]:

@@ -19,8 +19,8 @@ INTERNAL = frozenset(
     {"NODE", "RACK", "EMULATE", "RUN", "LOGS", "ROLE", "PROBES", "RECORDING", "STAND_IN"}
 )
 """Marks that our own processes hand to their children; seldom set by hand."""
-PROBED = frozenset({"REMOTE", "NVML", "STANDIN_NVML", "INTEL_IGPU", "FURIOSA_PES"})
-"""What probes and stand-ins read; `PYTHON_<LIBRARY>` besides."""
+PROBED = frozenset({"REMOTE", "NVML", "STANDIN_NVML", "INTEL_IGPU", "FURIOSA_PES", "ENVS"})
+"""What probes, stand-ins and engines' environments read; `PYTHON_<LIBRARY>` and `ENV_<NAME>` besides."""
 
 
 class Settings(BaseModel):
@@ -84,7 +84,8 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     known = {variable(name) for name in Settings.model_fields}
     known |= {PREFIX + name for name in INTERNAL | PROBED}
     ours = (name for name in env if name.startswith(PREFIX))
-    return sorted(n for n in ours if n not in known and not n.startswith(f"{PREFIX}PYTHON_"))
+    named = (f"{PREFIX}PYTHON_", f"{PREFIX}ENV_")
+    return sorted(name for name in ours if name not in known and not name.startswith(named))
 
 
 def _state_home() -> Path:

@@ -19,6 +19,7 @@ from placement.errors import SpecError
 from placement.ids import ModelId, NodeId
 from placement.modelspec import ModelFacts, ModelSpec
 from placement.policy import POLICIES, Policy
+from placement.tuning import Tuning
 
 from . import spec_grammar as grammar
 from .yaml_positions import MAX_BYTES, Document, did_you_mean, read_yaml
@@ -264,6 +265,8 @@ def _demand(name: str, model: grammar.Model) -> Demand:
         dtype=None if model.dtype == "auto" else model.dtype,
         arithmetic=model.arithmetic,
         engines=None if model.engines is None else frozenset(model.engines),
+        requires=frozenset(model.requires),
+        tuning=_tuning(model.tuning),
         rate=None if model.rate is None else Rate(**model.rate.model_dump()),
         max_ttft_s=_seconds(rules.max_latency_ms),
         max_token_s=_seconds(rules.max_token_ms),
@@ -286,6 +289,17 @@ def _model_spec(name: str, model: grammar.Model) -> ModelSpec:
         source=model.source,
         tokenizer=model.tokenizer or model.source,
         facts=None if model.facts is None else ModelFacts(**model.facts.model_dump()),
+    )
+
+
+def _tuning(tuning: grammar.Tuning) -> Tuning:
+    return Tuning(
+        attention_backend=tuning.attention_backend or "",
+        quantization=tuning.quantization or "",
+        kv_dtype=tuning.kv_dtype or "",
+        prefix_cache=tuning.prefix_cache,
+        allow_pickle=tuning.allow_pickle,
+        lora=tuple(sorted(tuning.lora.items())),
     )
 
 
@@ -339,6 +353,8 @@ def _model_yaml(demand: Demand) -> dict[str, Any]:
         dtype=demand.dtype or "auto",
         arithmetic=demand.arithmetic,
         engines=None if demand.engines is None else sorted(demand.engines),
+        requires=sorted(demand.requires),
+        tuning=_tuning_yaml(demand.tuning),
         rate=None if demand.rate is None else _rate_yaml(demand.rate),
         constraints=_constraints_yaml(demand),
         artifacts=None if demand.build == "allowed" else {"build": demand.build},
@@ -349,6 +365,17 @@ def _model_yaml(demand: Demand) -> dict[str, Any]:
 
 def _facts_yaml(facts: ModelFacts) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in grammar.Facts.model_fields}
+
+
+def _tuning_yaml(tuning: Tuning) -> dict[str, Any]:
+    said = _present(
+        attention_backend=tuning.attention_backend or None,
+        quantization=tuning.quantization or None,
+        kv_dtype=tuning.kv_dtype or None,
+        allow_pickle=tuning.allow_pickle,
+        lora=dict(tuning.lora),
+    )
+    return said if tuning.prefix_cache else {**said, "prefix_cache": False}
 
 
 def _rate_yaml(rate: Rate) -> dict[str, Any]:

@@ -18,6 +18,8 @@ MAX_REPLICAS = 10_000
 MAX_TOKENS = 16_777_216
 MAX_CONCURRENCY = 8192
 
+Capability = Literal["ids", "seed", "penalties", "json_schema", "logprobs", "lora", "prefix_cache"]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _REPLICA = re.compile(r".*/r[0-9]+")
@@ -214,6 +216,17 @@ class Artifacts(Strict):
     build: Literal["allowed", "never"] = "allowed"
 
 
+class Tuning(Strict):
+    """Handed to the engine as it is; decides nothing in the plan."""
+
+    attention_backend: Word | None = None
+    quantization: Word | None = None
+    kv_dtype: Word | None = None
+    prefix_cache: bool = True
+    allow_pickle: bool = False
+    lora: Annotated[dict[Word, Source], Field(max_length=64)] = {}
+
+
 class Model(Strict):
     """One model as asked for."""
 
@@ -226,6 +239,8 @@ class Model(Strict):
     dtype: Dtype = "auto"
     arithmetic: Literal["fast", "exact"] = "fast"
     engines: Annotated[list[Word], Field(min_length=1)] | None = None
+    requires: list[Capability] = []
+    tuning: Tuning = Tuning()
     rate: Rate | None = None
     constraints: Constraints = Constraints()
     artifacts: Artifacts = Artifacts()

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar, assert_never
 
 from actors.report import NodeReport
+from placement.calibration import Calibration, measured_alike, same_model
 from placement.demand import App
 from placement.devices import Health
+from placement.engine_facts import EngineFacts
 from placement.inventory import Inventory, Node
 from placement.plan import Infeasible, Plan
 
 from .events import (
     AgentStarted,
+    CalibrationsRestored,
     Event,
     NodeRenewed,
     NodeReported,
@@ -95,6 +98,7 @@ class State:
         generation: rises when what can be placed where has changed.
         solved_for: (revision, generation) of the last answer.
         registry_version: rises when a gateway must look again.
+        calibrations: what engines were measured to do; the next plan uses them, and none is made because of them.
     """
 
     started_at: float = 0.0
@@ -107,6 +111,7 @@ class State:
     nodes: Mapping[str, NodeState] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     generation: int = 0
+    calibrations: tuple[Calibration, ...] = ()
     plan: Plan | None = None
     infeasible: Infeasible | None = None
     solved_for: tuple[int, int] | None = None
@@ -127,10 +132,13 @@ def inventory(state: State) -> Inventory:
     """The inventory of the nodes that report, at the state's generation."""
     reports = [state.nodes[name].report for name in sorted(state.nodes)]
     classes = {c.name: c for report in reports for c in report.classes}
+    engines = {e.name: e for report in reports for e in report.engine_facts}
     return Inventory(
         generation=state.generation,
         nodes=tuple(_node(state, report) for report in reports),
         classes=tuple(classes[name] for name in sorted(classes)),
+        engines=tuple(engines[name] for name in sorted(engines)),
+        calibrations=state.calibrations,
     )
 
 
@@ -152,6 +160,8 @@ def apply(state: State, event: Event) -> State:
             return _nodes_changed(state, event)
         case SlotStarted() | SlotStopping() | SlotFailed() | SlotsObserved():
             return _slots_changed(state, event)
+        case CalibrationsRestored():
+            return replace(state, calibrations=event.calibrations)
         case ReplicaReported():
             return _replica_reported(state, event)
         case ReplicaGone():
@@ -243,15 +253,15 @@ def speed_of(state: State, slot: str) -> float:
     return min(speeds, default=1.0)
 
 
-def _planned(report: NodeReport) -> Node:
+def _planned(report: NodeReport) -> tuple[Node, tuple[EngineFacts, ...]]:
     """What plans depend on: of a device that gets no work it does not matter why."""
     node = report.as_node()
     if all(d.health in (Health.HEALTHY, Health.LOST) for d in node.devices):
-        return node
+        return node, report.engine_facts
     devices = tuple(
         d if d.health is Health.HEALTHY else replace(d, health=Health.LOST) for d in node.devices
     )
-    return replace(node, devices=devices)
+    return replace(node, devices=devices), report.engine_facts
 
 
 def _nodes_observed(state: State, event: NodesObserved) -> State:
@@ -353,6 +363,8 @@ def _replica_reported(state: State, event: ReplicaReported) -> State:
     after = replace(state, replicas={**state.replicas, entry.slot: row})
     if not changed:
         return after
+    if entry.calibration is not None and not is_measured(state, entry.calibration):
+        after = replace(after, calibrations=(*state.calibrations, entry.calibration))
     after = _bump(after)
     if entry.state == "ready":
         after = replace(after, failures=_without(after.failures, entry.slot))
@@ -361,6 +373,14 @@ def _replica_reported(state: State, event: ReplicaReported) -> State:
         failed = SlotFailed(slot=entry.slot, reason=entry.detail, at=event.at)
         return _slot_failed(after, failed)
     return after
+
+
+def is_measured(state: State, found: Calibration) -> bool:
+    """Whether a measurement of that engine with that model and layout is known."""
+    return any(
+        measured_alike(found, known) and same_model(found.facts, known.facts)
+        for known in state.calibrations
+    )
 
 
 def _replica_gone(state: State, event: ReplicaGone) -> State:

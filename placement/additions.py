@@ -95,9 +95,10 @@ def _published(
     part: App, trial: Trial, here: set[str]
 ) -> Iterator[tuple[float, str, InventoryChange]]:
     """Classes that could hold the models on a node of their own, with the watts of what it takes."""
-    empty = Inventory()
+    empty = Inventory(engines=trial.problem.inventory.engines)
     for name, known in catalog().items():
-        if name in here or known.memory_bytes <= 0 or not engines_for(known, emulated=False):
+        drivers = engines_for(known, emulated=False, extra=empty.engines)
+        if name in here or known.memory_bytes <= 0 or not drivers:
             continue
         for count in _COUNTS:
             change = AddDevices(node=_NEW, device_class=name, count=count)

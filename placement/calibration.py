@@ -127,6 +127,14 @@ def same_model(one: ModelFacts, other: ModelFacts) -> bool:
     return replace(one, weights_bytes=0, window=0) == replace(other, weights_bytes=0, window=0)
 
 
+def measured_alike(one: Calibration, other: Calibration) -> bool:
+    """Whether two measurements are of one class, engine, dtype, arithmetic and layout."""
+    return all(getattr(one, name) == getattr(other, name) for name in _LAYOUT)
+
+
+_LAYOUT = ("device_class", "engine", "dtype", "arithmetic", "tp", "shares")
+
+
 def _distance(calibration: Calibration, point: Point) -> tuple[bool, float, bool, float, float]:
     ours, theirs = point.facts, calibration.facts
     return (

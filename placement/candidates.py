@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,13 @@ def enumerate_options(
     hop: Hop,
     current: Plan | None = None,
     calibrations: tuple[Calibration, ...] = (),
+    extra: tuple[EngineFacts, ...] = (),
 ) -> Options:
     """Every allowed configuration of each model that could be worth choosing, and why the others are not.
 
     A configuration is left out where another one of the same pool takes no more of anything and is worth as much, unless a
-    replica of `current` runs in it. Those over several pools are as `chains` says.
+    replica of `current` runs in it. Those over several pools are as `chains` says. `extra` are engines that the catalog
+    does not have.
     """
     candidates: dict[ModelId, list[Candidate]] = {a.demand.id: [] for a in asked}
     rejections: list[Rejection] = []
@@ -123,12 +125,12 @@ def enumerate_options(
     for pool in pools:
         members = tuple(a for a in asked if a.demand.id in pool.models)
         here = frozenset(entry for entry in running if entry[2] == pool.device_class.name)
-        found = _on_pool(pool, members, app.policy, hop, here, calibrations)
+        found = _on_pool(pool, members, app.policy, hop, here, calibrations, extra)
         for candidate in found.candidates:
             candidates[candidate.model].append(candidate)
         rejections.extend(found.rejections)
     pairs = [(a.demand, a.facts) for a in asked]
-    for model, own in chain_candidates(pairs, pools, app, hop, candidates).items():
+    for model, own in chain_candidates(pairs, pools, app, hop, candidates, extra).items():
         candidates[model].extend(own)
     return Options(
         candidates=tuple(c for own in candidates.values() for c in own),
@@ -152,9 +154,10 @@ def _on_pool(
     hop: Hop,
     running: _Running,
     calibrations: tuple[Calibration, ...],
+    extra: tuple[EngineFacts, ...],
 ) -> Options:
     """Options on one pool. Kept: when a node is lost or joins, all pools but its own stay as they were."""
-    found = _on_outline(_outline(pool), members, policy, hop, running, calibrations)
+    found = _on_outline(_outline(pool), members, policy, hop, running, calibrations, extra)
     return replace(
         found,
         candidates=tuple(replace(c, option=replace(c.option, pool=pool)) for c in found.candidates),
@@ -169,11 +172,12 @@ def _on_outline(
     hop: Hop,
     running: _Running,
     calibrations: tuple[Calibration, ...],
+    extra: tuple[EngineFacts, ...],
 ) -> Options:
     """Options on the outline of a pool, which mostly stays when a node is lost or joins."""
     candidates: list[Candidate] = []
     rejections: list[Rejection] = []
-    engines = engines_for(pool.device_class, emulated=pool.emulated)
+    engines = engines_for(pool.device_class, emulated=pool.emulated, extra=extra)
     if not engines:
         rejections.extend(undriven(a.demand, pool) for a in members)
     for engine in engines:
@@ -241,6 +245,8 @@ def _key(option: Option) -> tuple[object, ...]:
         min(facts.layers, option.engine.pp),
         stored_dtype(facts) if facts.weights_bytes else "",
         demand.dtype,
+        demand.arithmetic if option.engine.exact_dtypes else "fast",
+        option.settled,
         *_compiled_key(option),
         demand.concurrency if option.pool.device_class.endpoint else 0,
     )
@@ -286,8 +292,9 @@ def _dtypes(option: Option) -> tuple[Dtype, ...]:
         return compiled
     if option.engine.stored_weights and option.facts.weights_bytes:
         return (stored_dtype(option.facts),)
-    computes = {dtype for dtype, _ in option.pool.device_class.flops} & set(option.engine.dtypes)
-    return cast("tuple[Dtype, ...]", tuple(d for d in _AUTO if d in computes)[:1] or _AUTO[:1])
+    if option.settled:
+        return option.settled
+    return tuple(d for d in _AUTO if d in option.computed)[:1] or _AUTO[:1]
 
 
 def _share_counts(option: Option) -> tuple[int, ...]:

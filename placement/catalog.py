@@ -7,58 +7,29 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from .devices import DeviceClass, Dtype, Kind
+from .devices import DeviceClass, Kind
+from .engine_facts import EngineFacts, engine_of
 from .inventory import Inventory
 from .units import GBYTE, GIB, TERA
 
+__all__ = [
+    "EMULATED",
+    "EngineFacts",
+    "catalog",
+    "classes_of",
+    "engines",
+    "engines_for",
+    "layout_engine",
+]
+
 EMULATED = "emulated"
 """The engine that runs on declared devices, and on nothing else."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What an engine drives and which layouts it takes.
-
-    Attributes:
-        drives: `vendor/kind` pairs, or `vendor/kind/CLASS` for one class alone.
-        architectures: graphs that it knows; empty = any.
-        tp: sizes of a tensor-parallel group.
-        pp: most pipeline stages.
-        chain: most stages of a pipeline whose stages lie in several pools; 0 = it runs none.
-        schemes: of model sources that it reads.
-        overhead_bytes: memory that it takes on each device beside weights and KV cache.
-        start_s: from process start to the first byte of weights.
-        build_s: to compile a model for a device class; 0 = it needs no artifact.
-        serves: this version of Shardyard can start it.
-        exact: its greedy text can be independent of batch and resume point.
-        stored_weights: it loads weights as they are stored.
-    """
-
-    name: str
-    drives: frozenset[str]
-    dtypes: tuple[Dtype, ...]
-    architectures: frozenset[str] = frozenset()
-    tp: tuple[int, ...] = (1,)
-    pp: int = 1
-    chain: int = 0
-    schemes: frozenset[str] = frozenset()
-    overhead_bytes: int = 0
-    start_s: float = 0.0
-    build_s: float = 0.0
-    serves: bool = False
-    exact: bool = False
-    stored_weights: bool = False
-
-    def covers(self, device_class: DeviceClass) -> bool:
-        """Whether it drives real devices of that class."""
-        pair = f"{device_class.vendor}/{device_class.kind}"
-        return bool(self.drives & {pair, f"{pair}/{device_class.name}"})
 
 
 @cache
@@ -83,7 +54,7 @@ def engines() -> Mapping[str, EngineFacts]:
     (True, (1, 2, 4, 8))
     """
     return MappingProxyType(
-        {name: _engine(name, row) for name, row in _document()["engines"].items()}
+        {name: engine_of(name, row) for name, row in _document()["engines"].items()}
     )
 
 
@@ -92,41 +63,55 @@ def classes_of(inventory: Inventory) -> Mapping[str, DeviceClass]:
     return {**catalog(), **{c.name: c for c in inventory.classes}}
 
 
-def layout_engine(device_class: DeviceClass) -> EngineFacts | None:
+def layout_engine(
+    device_class: DeviceClass, extra: tuple[EngineFacts, ...] = ()
+) -> EngineFacts | None:
     """The preferred real engine of a class, whose layouts the emulated engine imitates; None when nothing drives it.
 
     >>> layout_engine(catalog()["FURIOSA_RNGD"]).name
     'furiosa'
     """
-    return next((e for e in engines().values() if e.covers(device_class)), None)
+    return next(iter(_drivers(device_class, extra)), None)
 
 
-def engines_for(device_class: DeviceClass, *, emulated: bool) -> tuple[EngineFacts, ...]:
-    """Engines that drive a device of a class, in order of preference.
+def engines_for(
+    device_class: DeviceClass, *, emulated: bool, extra: tuple[EngineFacts, ...] = ()
+) -> tuple[EngineFacts, ...]:
+    """Engines that drive a device of a class, in order of preference, each within what it runs there.
+
+    Args:
+        extra: engines that the catalog does not have (`Inventory.engines`); one with a name of the catalog is left out.
 
     >>> [e.name for e in engines_for(catalog()["CPU"], emulated=True)]
     ['emulated']
     """
     if emulated:
-        return (_stand_in(device_class),)
-    return tuple(e for e in engines().values() if e.covers(device_class))
+        return (_stand_in(device_class, extra),)
+    return _drivers(device_class, extra)
 
 
-def _stand_in(device_class: DeviceClass) -> EngineFacts:
+@lru_cache(maxsize=1024)
+def _drivers(device_class: DeviceClass, extra: tuple[EngineFacts, ...]) -> tuple[EngineFacts, ...]:
+    """The catalog's engines in its order, then the others; those that yield there come last and run on one device alone."""
+    known = (*engines().values(), *(e for e in extra if e.name not in engines()))
+    driving = [e for e in known if e.covers(device_class)]
+    last = [replace(e, tp=(1,), pp=1, chain=0) for e in driving if e.yields_on(device_class)]
+    return (*(e for e in driving if not e.yields_on(device_class)), *last)
+
+
+def _stand_in(device_class: DeviceClass, extra: tuple[EngineFacts, ...]) -> EngineFacts:
     """The emulated engine within the layout limits of the engine that a class really has."""
-    own, real = engines()[EMULATED], layout_engine(device_class)
-    return EngineFacts(
-        name=EMULATED,
-        drives=own.drives,
-        dtypes=real.dtypes if real else own.dtypes,
-        tp=real.tp if real else (1,),
-        pp=real.pp if real else 1,
-        chain=real.chain if real else 0,
-        schemes=own.schemes,
-        overhead_bytes=real.overhead_bytes if real else own.overhead_bytes,
-        serves=own.serves,
-        exact=own.exact,
-        stored_weights=real.stored_weights if real else False,
+    own, real = engines()[EMULATED], layout_engine(device_class, extra)
+    if real is None:
+        return own
+    return replace(
+        own,
+        dtypes=real.dtypes,
+        tp=real.tp,
+        pp=real.pp,
+        chain=real.chain,
+        overhead_bytes=real.overhead_bytes,
+        stored_weights=real.stored_weights,
     )
 
 
@@ -155,23 +140,4 @@ def _device_class(name: str, row: dict[str, Any]) -> DeviceClass:
         load_bytes_per_s=row["load_gbyte_per_s"] * GBYTE,
         source=row["source"],
         recalled=tuple(row["recalled"]),
-    )
-
-
-def _engine(name: str, row: dict[str, Any]) -> EngineFacts:
-    return EngineFacts(
-        name=name,
-        drives=frozenset(row["drives"]),
-        dtypes=tuple(row["dtypes"]),
-        architectures=frozenset(row.get("architectures", ())),
-        tp=tuple(row.get("tp", (1,))),
-        pp=row.get("pp", 1),
-        chain=row.get("chain", 0),
-        schemes=frozenset(row.get("schemes", ())),
-        overhead_bytes=int(row.get("overhead_gib", 0.0) * GIB),
-        start_s=row.get("start_s", 0.0),
-        build_s=row.get("build_s", 0.0),
-        serves=row.get("serves", False),
-        exact=row.get("exact", False),
-        stored_weights=row.get("stored_weights", False),
     )

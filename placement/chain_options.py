@@ -29,13 +29,14 @@ def chain_candidates(
     app: App,
     hop: Hop,
     single: Mapping[ModelId, Sequence[Candidate]],
+    extra: tuple[EngineFacts, ...] = (),
 ) -> dict[ModelId, list[Candidate]]:
-    """The chains of each model that has any; `single` are the candidates within one pool."""
+    """The chains of each model that has any; `single` are the candidates within one pool, `extra` engines beside the catalog's."""
     able = tuple(
         (pool, engine)
         for pool in pools
         if pool.shares == 1
-        for engine in engines_for(pool.device_class, emulated=pool.emulated)
+        for engine in engines_for(pool.device_class, emulated=pool.emulated, extra=extra)
         if engine.chain > 1
     )
     if not able:
@@ -82,6 +83,7 @@ def _sites(
                 memory_bytes=pool.memory_bytes,
                 islands=tuple(len(block.devices) for block in pool.blocks),
                 tp=tuple(fitting),
+                settled=option.settled,
             )
         )
     return tuple(found)

@@ -3,7 +3,8 @@
 Defined once, for who plans and for who verifies. A chain of a model is
 - a *family* of sites: one engine (all its facts alike, stages limited by `EngineFacts.chain`), one vendor, all real or all
   emulated; sites are the pools that the model may use with that engine, by name;
-- one dtype: the one asked for, else the first of bf16, fp16, fp32 that every site of the chain and the engine compute;
+- one dtype: the one asked for, else the first of bf16, fp16, fp32 that every site of the chain and the engine compute, with
+  the arithmetic that is asked for, and in which the model was prepared on each site where that is told;
 - one tensor-parallel size, which every site of the chain takes;
 - a multiset of sites, 2 stages or more, not more of a site than it has groups of that size, on two sites at least or
   of one site more stages than `EngineFacts.pp`. When there are more than `MULTISETS` of these, the stage limit
@@ -62,6 +63,7 @@ class Site:
         memory_bytes: of each device.
         islands: devices of each.
         tp: sizes of a tensor-parallel group that the model may have there.
+        settled: dtypes that the model was prepared in there; empty = any.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Site:
     memory_bytes: int
     islands: tuple[int, ...]
     tp: tuple[int, ...]
+    settled: tuple[Dtype, ...] = ()
 
     def groups(self, tp: int) -> int:
         """Groups of that size that the islands hold."""
@@ -147,7 +150,7 @@ def _spaces(demand: Demand, sites: Sequence[Site]) -> Iterable[_Part]:
     for family in families.values():
         known: set[str] = set()
         for dtype in _AUTO if demand.dtype is None else (demand.dtype,):
-            able = [s for s in family if _computes(s, dtype)]
+            able = [s for s in family if _computes(s, dtype, demand)]
             for tp in family[0].engine.tp:
                 own = tuple(s for s in able if tp in s.tp and s.groups(tp))
                 early = tuple(s.name in known for s in own)
@@ -156,8 +159,10 @@ def _spaces(demand: Demand, sites: Sequence[Site]) -> Iterable[_Part]:
             known.update(s.name for s in able)
 
 
-def _computes(site: Site, dtype: Dtype) -> bool:
-    return dtype in site.engine.dtypes and dtype in dict(site.device_class.flops)
+def _computes(site: Site, dtype: Dtype, demand: Demand) -> bool:
+    able = site.engine.runs(demand.arithmetic)
+    prepared = not site.settled or dtype in site.settled
+    return prepared and dtype in able and dtype in dict(site.device_class.flops)
 
 
 def _limit(sites: Sequence[Site], facts: ModelFacts, tp: int) -> int:

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from .catalog import EngineFacts
 from .demand import App, Demand
-from .devices import DeviceClass
+from .devices import DeviceClass, Dtype
+from .forms import Forms, settled_dtypes
 from .ids import DeviceId, ModelId, NodeId
-from .inventory import Artifact, Inventory, Node
+from .inventory import Artifact, Inventory, ModelForm, Node
 from .layout import Layout, layer_ranges
 from .modelspec import ModelFacts
 from .plan import Predicted, Rejection
@@ -45,6 +46,7 @@ class Pool:
         engines: that can start on its nodes; None = nobody asked.
         models: that may use its nodes.
         compiled: the artifacts by model.
+        forms: in which the files of models lie on its nodes, by source; a source of which nobody told any is left out.
     """
 
     name: str
@@ -57,6 +59,11 @@ class Pool:
     models: frozenset[ModelId]
     blocks: tuple[Block, ...]
     compiled: Mapping[str, tuple[Artifact, ...]] = field(compare=False)
+    forms: Forms = frozenset()
+
+    def forms_of(self, source: str) -> frozenset[ModelForm]:
+        """The forms of a source there; empty = nobody said."""
+        return next((forms for name, forms in self.forms if name == source), frozenset())
 
     @property
     def units(self) -> int:
@@ -83,6 +90,17 @@ class Option:
     engine: EngineFacts
     layout: Layout | None = None
     predicted: Predicted | None = None
+
+    @property
+    def computed(self) -> tuple[Dtype, ...]:
+        """Dtypes that the engine computes on this class with the arithmetic that is asked for."""
+        able = self.engine.runs(self.demand.arithmetic)
+        return tuple(dtype for dtype, _ in self.pool.device_class.flops if dtype in able)
+
+    @property
+    def settled(self) -> tuple[Dtype, ...]:
+        """Dtypes that prepared forms leave to the engine there; empty = any."""
+        return settled_dtypes(self.pool.forms_of(self.demand.model.source), self.engine)
 
     def reject(
         self,

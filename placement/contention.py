@@ -109,7 +109,7 @@ def contention(problem: Problem, only: ModelId | None = None) -> Contention:
         if only in (None, d.id) and (facts := facts_of(d, inventory))
     )
     found = enumerate_options(
-        asked, pools, app, slowest_hop(inventory), None, inventory.calibrations
+        asked, pools, app, slowest_hop(inventory), None, inventory.calibrations, inventory.engines
     )
     return contention_of(app, tabulate(app, inventory, pools, found.candidates), only)
 

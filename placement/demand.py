@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .devices import Dtype
+from .engine_facts import Capability
 from .ids import ModelId, NodeId
 from .modelspec import ModelSpec
 from .policy import POLICIES, Policy
+from .tuning import PLAIN, Tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Demand:
         concurrency: sequences at once in a replica; with `context` it sizes the KV cache.
         dtype: None = whatever the stored weights and the engine prefer.
         engines: allowed engines; None = whatever can.
+        requires: capabilities that an engine must offer.
+        tuning: handed to the engine; decides nothing here.
         max_ttft_s, max_token_s: predicted bounds, None = none.
         min_tokens_per_s: of all copies together, as soon as there is one.
         preferred, banned: device class names.
@@ -47,6 +51,8 @@ class Demand:
     dtype: Dtype | None = None
     arithmetic: Literal["fast", "exact"] = "fast"
     engines: frozenset[str] | None = None
+    requires: frozenset[Capability] = frozenset()
+    tuning: Tuning = PLAIN
     rate: Rate | None = None
     max_ttft_s: float | None = None
     max_token_s: float | None = None

@@ -87,6 +87,7 @@ class _Space:
         self, problem: Problem, demand: Demand, facts: ModelFacts, hop: Hop, slot: Slot | None
     ) -> None:
         self._calibrations = problem.inventory.calibrations
+        self._extra = problem.inventory.engines
         self._policy = problem.app.policy
         self._demand, self._facts, self._hop, self._slot = demand, facts, hop, slot
         self._prompt, self._answer = _lengths(demand)
@@ -104,9 +105,9 @@ class _Space:
         """The first engine that runs pipelines there."""
         if self._demand.id not in pool.models or pool.shares > 1 or pool.device_class.endpoint:
             return
-        for engine in engines_for(pool.device_class, emulated=pool.emulated):
+        for engine in engines_for(pool.device_class, emulated=pool.emulated, extra=self._extra):
             option = Option(demand=self._demand, facts=self._facts, pool=pool, engine=engine)
-            dtype = self._dtype(pool, engine)
+            dtype = self._dtype(option)
             if max(engine.pp, engine.chain) < 2 or dtype is None:
                 continue
             if any(rule(option) for rule in ENGINE_RULES):
@@ -118,10 +119,10 @@ class _Space:
                 yield _Seats(pool=pool, engine=engine, layout=layout, count=count)
                 return
 
-    def _dtype(self, pool: Pool, engine: EngineFacts) -> Dtype | None:
+    def _dtype(self, option: Option) -> Dtype | None:
         asked = self._slot.dtype if self._slot else self._demand.dtype
-        computes = {d for d, _ in pool.device_class.flops} & set(engine.dtypes)
-        return next((d for d in ((asked,) if asked else _AUTO) if d in computes), None)
+        able = set(option.computed) & set(option.settled or option.computed)
+        return next((d for d in ((asked,) if asked else _AUTO) if d in able), None)
 
     def _kv_tokens(self, seats: _Seats) -> tuple[float, ...]:
         """Tokens of KV cache beside 1, 2, ... layers, as long as one request has room."""

@@ -7,13 +7,30 @@ from typing import Literal
 
 from .calibration import Calibration
 from .devices import Device, DeviceClass, Dtype
+from .engine_facts import EngineFacts
 from .ids import DeviceId, NodeId
 from .modelspec import ModelFacts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelForm:
+    """A form in which the files of a model lie on a node, e.g. `gguf`, `safetensors`, `onnx`.
+
+    Attributes:
+        dtype: that it was prepared in, which settles what an engine that reads it computes; None = any.
+    """
+
+    format: str
+    dtype: Dtype | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPresence:
-    """What a node says of one model source: it has it, or why not and which command mends it."""
+    """What a node says of one model source: it has it, or why not and which command mends it.
+
+    Attributes:
+        forms: that it has there; empty = nobody said, then every engine may read it.
+    """
 
     source: str
     present: bool
@@ -21,6 +38,7 @@ class ModelPresence:
     facts: ModelFacts | None = None
     reason: str = ""
     hint: str = ""
+    forms: tuple[ModelForm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +103,7 @@ class Inventory:
         generation: rises by one whenever what can be placed where has changed; a plan is valid for one generation.
         nodes: sorted by id.
         classes: device classes that the catalog does not have, or overrides of it.
+        engines: engines that the catalog does not have.
         calibrations: what real engines were measured to do; they beat the figures of the classes.
         notes: what was assumed while the inventory was read, for people; decides nothing.
     """
@@ -93,6 +112,7 @@ class Inventory:
     nodes: tuple[Node, ...] = ()
     links: tuple[Link, ...] = ()
     classes: tuple[DeviceClass, ...] = ()
+    engines: tuple[EngineFacts, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
 

@@ -126,6 +126,7 @@ def _options(problem: Problem, pools: tuple[Pool, ...]) -> Options:
         slowest_hop(inventory),
         problem.current,
         inventory.calibrations,
+        inventory.engines,
     )
     missing = tuple(unknown(d) for d in app.demands if facts[d.id] is None)
     return replace(found, rejections=(*missing, *found.rejections))

@@ -10,6 +10,7 @@ from .catalog import classes_of
 from .constraint import Block, Pool
 from .demand import Demand
 from .devices import Device, DeviceClass, Health, at_speed
+from .forms import Forms, forms_on
 from .ids import ModelId, NodeId
 from .inventory import Artifact, Inventory, Node
 from .plan import Rejection
@@ -28,8 +29,11 @@ class _Key:
     engines: frozenset[str] | None
     artifacts: frozenset[Artifact]
     models: frozenset[ModelId]
+    forms: Forms
 
-    def order(self) -> tuple[str, int, int, bool, float, list[str], list[str], list[str]]:
+    def order(
+        self,
+    ) -> tuple[str, int, int, bool, float, list[str], list[str], list[str], list[str]]:
         """A fixed order over keys, large and fast devices first."""
         return (
             self.device_class,
@@ -40,6 +44,7 @@ class _Key:
             sorted(self.engines or ()),
             sorted(map(str, self.artifacts)),
             sorted(self.models),
+            sorted(f"{source} {sorted(map(str, forms))}" for source, forms in self.forms),
         )
 
 
@@ -80,9 +85,10 @@ def collapse(
 ) -> tuple[Pool, ...]:
     """Pools of healthy devices, in a fixed order; `refused` are the node rejections."""
     classes = classes_of(inventory)
+    sources = frozenset(d.model.source for d in demands)
     groups: dict[_Key, list[tuple[Node, Device]]] = defaultdict(list)
     for node, models in _users(demands, inventory, refused):
-        artifacts = frozenset(node.artifacts)
+        artifacts, forms = frozenset(node.artifacts), forms_on(node, sources)
         keys: dict[tuple[str, int, int, bool, float], _Key] = {}
         for device in node.devices:
             if device.health is not Health.HEALTHY:
@@ -95,7 +101,7 @@ def collapse(
                 device.speed,
             )
             if kind not in keys:
-                keys[kind] = _key(node, device, models, artifacts)
+                keys[kind] = _key(node, device, models, artifacts, forms)
             groups[keys[kind]].append((node, device))
     counts: dict[str, int] = defaultdict(int)
     pools = []
@@ -123,7 +129,11 @@ def _users(
 
 
 def _key(
-    node: Node, device: Device, models: frozenset[ModelId], artifacts: frozenset[Artifact]
+    node: Node,
+    device: Device,
+    models: frozenset[ModelId],
+    artifacts: frozenset[Artifact],
+    forms: Forms,
 ) -> _Key:
     return _Key(
         device_class=device.device_class,
@@ -134,6 +144,8 @@ def _key(
         engines=node.engines,
         artifacts=artifacts,
         models=models,
+        # What is emulated reads no files.
+        forms=frozenset() if device.emulated else forms,
     )
 
 
@@ -151,6 +163,7 @@ def _pool(
         models=key.models,
         blocks=_blocks(members),
         compiled=_by_model(key.artifacts),
+        forms=key.forms,
     )
 
 

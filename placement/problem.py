@@ -8,6 +8,7 @@ from math import isfinite
 from .catalog import classes_of
 from .demand import App, Demand
 from .devices import Device
+from .engine_facts import flaw
 from .errors import SpecError
 from .inventory import Inventory
 from .modelspec import ModelFacts
@@ -51,6 +52,7 @@ def check(problem: Problem) -> None:
     _unique("node", [n.id for n in problem.inventory.nodes])
     _unique("device", [d.id for n in problem.inventory.nodes for d in n.devices])
     _check_classes(problem)
+    _check_engines(problem)
     _check_weights(problem)
     for demand in demands:
         _check_demand(demand)
@@ -92,6 +94,13 @@ def _check_classes(problem: Problem) -> None:
                 f"device class {known.name} has a rate that is not positive",
                 hint="give its memory bandwidth and its FLOP/s as positive numbers",
             )
+
+
+def _check_engines(problem: Problem) -> None:
+    _unique("engine", [e.name for e in problem.inventory.engines])
+    for facts in problem.inventory.engines:
+        if wrong := flaw(facts):
+            raise SpecError(wrong, hint="see `drives`, `dtypes`, `tp` and figures of that engine")
 
 
 def _check_device(device: Device) -> None:

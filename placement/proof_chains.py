@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from .catalog import engines_for
+from .catalog import EngineFacts, engines_for
 from .chains import FEW, Chain, Site, chained, chains, multiset_count
 from .demand import Demand
 from .ids import ModelId
 from .modelspec import ModelFacts
 from .problem import Problem, facts_of
-from .proof_options import Option, Stage, may_use, sizes
+from .proof_options import Option, Stage, may_use, prepared, sizes
 from .proof_pools import Pool
 from .roofline import slowest_hop
 
@@ -60,7 +60,8 @@ class _Space:
     @cached_property
     def _sites(self) -> tuple[Site, ...]:
         pools = tuple(self._pools.values())
-        return tuple(_sites(self._demand, self._facts, pools)) if self._facts else ()
+        extra = self._problem.inventory.engines
+        return tuple(_sites(self._demand, self._facts, pools, extra)) if self._facts else ()
 
     def count(self) -> int:
         """Multisets of stages to choose from."""
@@ -91,12 +92,14 @@ class _Space:
         )
 
 
-def _sites(demand: Demand, facts: ModelFacts, pools: tuple[Pool, ...]) -> Iterator[Site]:
+def _sites(
+    demand: Demand, facts: ModelFacts, pools: tuple[Pool, ...], extra: tuple[EngineFacts, ...]
+) -> Iterator[Site]:
     """The pools that the model may use with an engine that runs chains."""
     for pool in pools if not facts.window or demand.context <= facts.window else ():
         if pool.shares != 1:
             continue
-        for engine in engines_for(pool.device_class, emulated=pool.emulated):
+        for engine in engines_for(pool.device_class, emulated=pool.emulated, extra=extra):
             if engine.chain > 1 and may_use(demand, facts, pool, engine):
                 yield Site(
                     name=pool.name,
@@ -106,4 +109,5 @@ def _sites(demand: Demand, facts: ModelFacts, pools: tuple[Pool, ...]) -> Iterat
                     memory_bytes=pool.memory_bytes,
                     islands=tuple(len(block.devices) for block in pool.blocks),
                     tp=sizes(facts, pool, engine),
+                    settled=prepared(demand, pool, engine),
                 )

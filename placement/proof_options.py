@@ -86,7 +86,11 @@ class Option:
 def options_of(problem: Problem, pools: tuple[Pool, ...]) -> dict[ModelId, tuple[Option, ...]]:
     """The options of every model; none for a model of which nothing is known."""
     forecast = _Forecast(slowest_hop(problem.inventory), problem.inventory.calibrations)
-    drivers = {pool.name: engines_for(pool.device_class, emulated=pool.emulated) for pool in pools}
+    extra = problem.inventory.engines
+    drivers = {
+        pool.name: engines_for(pool.device_class, emulated=pool.emulated, extra=extra)
+        for pool in pools
+    }
     return {
         demand.id: tuple(_options(problem, demand, pools, drivers, forecast))
         for demand in problem.app.demands
@@ -122,7 +126,7 @@ def _options(
 
 def may_use(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) -> bool:
     """Whether a model may run in a pool with an engine at all: the engine is there, wanted, and knows the model's graph,
-    arithmetic and source; an endpoint must offer it.
+    arithmetic and source, and offers what is required; an endpoint must offer it.
     """
     if demand.id not in pool.models or pool.device_class.name in demand.banned:
         return False
@@ -131,14 +135,34 @@ def may_use(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) 
         endpoint is None or not offers(endpoint, demand) or demand.concurrency > pool.shares
     ):
         return False
-    scheme = demand.model.source.partition("://")[0]
     return (
         (pool.engines is None or engine.name in pool.engines)
         and (demand.engines is None or engine.name in demand.engines)
         and (not engine.architectures or facts.architecture in engine.architectures)
         and (demand.arithmetic != "exact" or engine.exact)
-        and (pool.emulated or not engine.schemes or scheme in engine.schemes)
+        and demand.requires <= engine.offers
+        and (pool.emulated or _reads(demand, pool, engine))
     )
+
+
+def _reads(demand: Demand, pool: Pool, engine: EngineFacts) -> bool:
+    """Whether the engine reads a form that the model has there; where none is told, that kind of source."""
+    forms = dict(pool.forms).get(demand.model.source)
+    if forms and engine.formats:
+        return any(form.format in engine.formats for form in forms)
+    return not engine.schemes or demand.model.source.partition("://")[0] in engine.schemes
+
+
+def prepared(demand: Demand, pool: Pool, engine: EngineFacts) -> tuple[Dtype, ...]:
+    """Dtypes that the model was prepared in there for the engine; empty = any, as one form at least names none."""
+    forms = dict(pool.forms).get(demand.model.source, frozenset())
+    found: set[Dtype] = set()
+    for form in forms if engine.formats else ():
+        if form.format in engine.formats:
+            if form.dtype is None:
+                return ()
+            found.add(form.dtype)
+    return tuple(sorted(found))
 
 
 def _held(demand: Demand, pool: Pool, engine: EngineFacts) -> tuple[Artifact, ...]:
@@ -190,8 +214,12 @@ def _dtypes(
     engine: EngineFacts,
     held: tuple[Artifact, ...],
 ) -> tuple[Dtype, ...]:
-    """Dtypes in which the engine may run the model: as asked, else as compiled, as stored, or the first that it computes."""
+    """Dtypes in which the engine may run the model: as asked, else as compiled, as stored, as prepared, or the
+    first that it computes.
+    """
     offered = {dtype for dtype, _ in pool.device_class.flops} & set(engine.dtypes)
+    if demand.arithmetic == "exact" and engine.exact_dtypes:
+        offered &= set(engine.exact_dtypes)
     if pool.device_class.endpoint is not None:
         wanted: tuple[Dtype, ...] = (remote_layout(demand).dtype,)
     elif demand.dtype is not None:
@@ -201,6 +229,10 @@ def _dtypes(
     if offered and engine.stored_weights and facts.weights_bytes > 0:
         stored = stored_dtype(facts)
         return (stored,) if not wanted or stored in wanted else ()
+    settled = prepared(demand, pool, engine)
+    if settled:
+        offered &= set(settled)
+        wanted = wanted or settled
     able = tuple(dtype for dtype in wanted or _AUTO if dtype in offered)
     return able if wanted else able[:1]
 

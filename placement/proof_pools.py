@@ -13,7 +13,8 @@ from .catalog import classes_of
 from .demand import App, Demand
 from .devices import Device, DeviceClass, Health, at_speed
 from .ids import DeviceId, ModelId, NodeId
-from .inventory import Artifact, Inventory, Node
+from .inventory import Artifact, Inventory, ModelForm, Node
+from .remote import is_remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,9 @@ class Block:
     devices: tuple[DeviceId, ...]
 
 
+_Forms = frozenset[tuple[str, frozenset[ModelForm]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
     """Healthy devices that no rule can tell apart.
@@ -34,6 +38,7 @@ class Pool:
         name: of its class, with `#k` from the second pool of a class on.
         memory_bytes, shares: of each device.
         models: that may use its nodes.
+        forms: of the sources of models, as its nodes tell; none of what is emulated, which reads no files.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Pool:
     engines: frozenset[str] | None
     artifacts: frozenset[Artifact]
     models: frozenset[ModelId]
+    forms: _Forms
     blocks: tuple[Block, ...]
 
     @property
@@ -63,9 +69,17 @@ class Pool:
 
 
 _Kin = tuple[
-    str, int, int, bool, float, frozenset[str] | None, frozenset[Artifact], frozenset[ModelId]
+    str,
+    int,
+    int,
+    bool,
+    float,
+    frozenset[str] | None,
+    frozenset[Artifact],
+    frozenset[ModelId],
+    _Forms,
 ]
-"""Class, memory, shares, emulated, speed, engines, artifacts, models: all that a rule may look at."""
+"""Class, memory, shares, emulated, speed, engines, artifacts, models, forms: all that a rule may look at."""
 
 
 def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
@@ -74,10 +88,13 @@ def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
     members: dict[_Kin, list[tuple[Node, Device]]] = defaultdict(list)
     for node in inventory.nodes:
         artifacts, models = frozenset(node.artifacts), welcome.models(node)
+        forms = _told(app, node)
         for device in node.devices:
             if device.health is Health.HEALTHY:
                 kin = (device.device_class, device.memory_bytes, device.shares, device.emulated)
-                members[*kin, device.speed, node.engines, artifacts, models].append((node, device))
+                own = frozenset() if device.emulated else forms
+                rest = (device.speed, node.engines, artifacts, models, own)
+                members[*kin, *rest].append((node, device))
     made: list[Pool] = []
     for kin in sorted(members, key=_order):
         number = 1 + sum(pool.device_class.name == kin[0] for pool in made)
@@ -85,16 +102,28 @@ def pools_of(app: App, inventory: Inventory) -> tuple[Pool, ...]:
     return tuple(made)
 
 
+def _told(app: App, node: Node) -> _Forms:
+    """What a node tells of the forms of the models that are asked for."""
+    first = {m.source: frozenset(m.forms) for m in reversed(node.models or ())}
+    asked = {d.model.source for d in app.demands} if any(first.values()) else set()
+    return frozenset((source, own) for source, own in first.items() if own and source in asked)
+
+
 def _order(kin: _Kin) -> tuple[object, ...]:
-    name, memory, shares, emulated, speed, engines, artifacts, models = kin
-    written = sorted(map(str, artifacts))
-    return name, -memory, -shares, emulated, -speed, sorted(engines or ()), written, sorted(models)
+    name, memory, shares, emulated, speed, engines, artifacts, models, forms = kin
+    return (
+        (name, -memory, -shares, emulated, -speed),
+        sorted(engines or ()),
+        sorted(map(str, artifacts)),
+        sorted(models),
+        sorted(f"{source} {sorted(map(str, own))}" for source, own in forms),
+    )
 
 
 def _pool(
     kin: _Kin, number: int, classes: Mapping[str, DeviceClass], members: list[tuple[Node, Device]]
 ) -> Pool:
-    name, memory, shares, emulated, speed, engines, artifacts, models = kin
+    name, memory, shares, emulated, speed, engines, artifacts, models, forms = kin
     islands: dict[tuple[str, int], list[tuple[Node, Device]]] = defaultdict(list)
     for node, device in members:
         islands[node.id, device.island].append((node, device))
@@ -107,6 +136,7 @@ def _pool(
         engines=engines,
         artifacts=artifacts,
         models=models,
+        forms=forms,
         blocks=tuple(
             Block(
                 node=own[0][0].id,
@@ -151,4 +181,7 @@ def _present(demand: Demand, node: Node, real: bool) -> bool:
     if node.models is None:
         return True
     needed = {demand.model.tokenizer} | ({demand.model.source} if real else set())
+    if real:
+        # What an endpoint serves lies with it.
+        needed = {source for source in needed if not is_remote(source)}
     return all((found := node.presence(s)) is not None and found.present for s in needed)

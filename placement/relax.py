@@ -174,6 +174,9 @@ def _sizes(app: App, demand: Demand) -> Iterator[Relaxation]:
         changed = replace(demand, concurrency=concurrency)
         yield _change(app, demand, "concurrency", concurrency, says, changed)
         concurrency //= 2
+    if demand.dtype is not None:
+        says = f"dtype of {demand.id}: {demand.dtype} -> auto"
+        yield _change(app, demand, "dtype", "auto", says, replace(demand, dtype=None))
     for dtype in _SMALLER:
         if dtype != demand.dtype:
             says = f"dtype of {demand.id}: {demand.dtype or 'auto'} -> {dtype}"
@@ -218,9 +221,19 @@ def _placing(app: App, demand: Demand) -> Iterator[Relaxation]:
         yield _change(
             app, demand, "artifacts.build", "allowed", says, replace(demand, build="allowed")
         )
+    yield from _engines(app, demand)
+
+
+def _engines(app: App, demand: Demand) -> Iterator[Relaxation]:
     if demand.engines is not None:
         says = f"engines of {demand.id}: any"
         yield _change(app, demand, "engines", None, says, replace(demand, engines=None))
+    if demand.requires:
+        says = f"{demand.id} without requiring {', '.join(sorted(demand.requires))}"
+        yield _change(app, demand, "requires", None, says, replace(demand, requires=frozenset()))
+    if demand.arithmetic == "exact":
+        says = f"arithmetic of {demand.id}: exact -> fast"
+        yield _change(app, demand, "arithmetic", "fast", says, replace(demand, arithmetic="fast"))
 
 
 def _removed(app: App, demand: Demand, key: str, changed: Demand) -> Relaxation:

@@ -8,6 +8,7 @@ from .constraints import (
     availability,
     backend,
     bucket,
+    capability,
     capacity,
     latency,
     memory,
@@ -33,6 +34,7 @@ NODE_RULES: tuple[NodeRule, ...] = (
 ENGINE_RULES: tuple[OptionRule, ...] = (
     pins.check_option,
     backend.check_option,
+    capability.check_option,
     remote.check_option,
     presence.check_option,
     window.check_option,

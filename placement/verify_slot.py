@@ -18,7 +18,7 @@ from .modelspec import ModelFacts
 from .plan import Predicted, Slot, Stage
 from .prediction import Evidence, predicted
 from .problem import facts_of
-from .remote import offers, remote_layout
+from .remote import is_remote, offers, remote_layout
 from .roofline import slowest_hop
 
 _RELATIVE = 1e-6
@@ -110,17 +110,22 @@ def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
     if node.engines is not None and slot.engine not in node.engines:
         yield f"{slot.engine} cannot start on {node.id}"
     if node.models is not None:
-        for source in {demand.model.tokenizer} | (
-            set() if slot.emulated else {demand.model.source}
-        ):
+        for source in _needed(demand, slot, node):
             presence = node.presence(source)
             if presence is None or not presence.present:
                 yield f"{source} is not on {node.id}"
 
 
+def _needed(demand: Demand, slot: Slot, node: Node) -> set[str]:
+    """Sources that must lie on a node; those of an endpoint lie with it."""
+    needed = {demand.model.tokenizer} | (set() if slot.emulated else {demand.model.source})
+    real = any(not device.emulated for device in node.devices)
+    return {s for s in needed if not (real and is_remote(s))}
+
+
 def _class_of(ground: Ground, slot: Slot, stage: Stage) -> str:
     """Class that the devices of a stage must be of: the slot's, unless its engine runs pipelines over several classes."""
-    engine = _facts_of_engine(ground.classes[slot.device_class], slot)
+    engine = _facts_of_engine(ground, ground.classes[slot.device_class], slot)
     chains = engine is not None and engine.chain > 1
     return ground.devices[stage.devices[0]].device_class if chains else slot.device_class
 
@@ -144,7 +149,7 @@ def _engine(
     if (slot.engine == EMULATED) != slot.emulated:
         yield f"engine {slot.engine} on devices that are {'' if slot.emulated else 'not '}emulated"
         return
-    engine = _facts_of_engine(device_class, slot)
+    engine = _facts_of_engine(ground, device_class, slot)
     if engine is None:
         yield f"{slot.engine} does not drive {device_class.name}"
         return
@@ -156,10 +161,12 @@ def _engine(
         yield f"engine {slot.engine} was not asked for"
     if demand.arithmetic == "exact" and not engine.exact:
         yield f"{engine.name} has no exact arithmetic"
+    for lacking in sorted(set(demand.requires) - set(engine.offers)):
+        yield f"{engine.name} does not offer {lacking}"
     yield from _pipeline(ground, facts, engine, slot)
     for kind in dict.fromkeys(classes_of_stages(ground, slot)):
         yield from _class(demand, facts, kind, engine, slot)
-    yield from _source(ground, demand, engine, slot)
+    yield from _source(ground, demand, facts, engine, slot)
     if device_class.kind is Kind.REMOTE:
         yield from _remote(demand, device_class, slot)
 
@@ -193,7 +200,7 @@ def _pipeline(ground: Ground, facts: ModelFacts, engine: EngineFacts, slot: Slot
     for kind in classes_of_stages(ground, slot):
         if kind.vendor != ground.classes[slot.device_class].vendor:
             yield f"its stages are on devices of {kind.vendor} and of another vendor"
-        if _facts_of_engine(kind, slot) != engine:
+        if _facts_of_engine(ground, kind, slot) != engine:
             yield f"{slot.engine} on {kind.name} is not as on {slot.device_class}"
 
 
@@ -217,16 +224,48 @@ def _class(
         yield f"{device_class.name} is banned"
     if demand.dtype is not None and slot.dtype != demand.dtype:
         yield f"dtype {slot.dtype}, asked for is {demand.dtype}"
-    as_stored = engine.stored_weights and facts.weights_bytes > 0
-    computes = {dtype for dtype, _ in device_class.flops} & set(engine.dtypes)
-    if not as_stored and slot.dtype not in computes:
+    if _as_stored(facts, engine):
+        return
+    if slot.dtype not in {dtype for dtype, _ in device_class.flops} & set(engine.dtypes):
         yield f"{engine.name} on {device_class.name} does not compute {slot.dtype}"
+    exact = engine.exact_dtypes if demand.arithmetic == "exact" else ()
+    if exact and slot.dtype not in exact:
+        yield f"{engine.name} is not exact in {slot.dtype}"
 
 
-def _source(ground: Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> Iterator[str]:
-    scheme = demand.model.source.partition("://")[0]
-    if not slot.emulated and engine.schemes and scheme not in engine.schemes:
-        yield f"{engine.name} does not read {scheme}:// sources"
+def _as_stored(facts: ModelFacts, engine: EngineFacts) -> bool:
+    return engine.stored_weights and facts.weights_bytes > 0
+
+
+def _source(
+    ground: Ground, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
+) -> Iterator[str]:
+    if not slot.emulated:
+        for name in dict.fromkeys(slot.nodes):
+            yield from _readable(ground.nodes[name], demand, facts, engine, slot)
+    yield from _built(ground, demand, engine, slot)
+
+
+def _readable(
+    node: Node, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
+) -> Iterator[str]:
+    """Forms that the node tells decide; where it tells none, the kind of source does."""
+    source = demand.model.source
+    presence = node.presence(source)
+    forms = presence.forms if presence is not None else ()
+    if not forms or not engine.formats:
+        scheme = source.partition("://")[0]
+        if engine.schemes and scheme not in engine.schemes:
+            yield f"{engine.name} does not read {scheme}:// sources"
+        return
+    own = [form for form in forms if form.format in engine.formats]
+    if not own:
+        yield f"{engine.name} reads no form of {source} on {node.id}"
+    elif not _as_stored(facts, engine) and not any(f.dtype in (None, slot.dtype) for f in own):
+        yield f"{source} is not prepared in {slot.dtype} on {node.id}"
+
+
+def _built(ground: Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> Iterator[str]:
     for node in {ground.nodes[n] for n in slot.nodes} if engine.build_s else ():
         held = _compiled(node, demand, slot)
         if held and not any(_runs(a, demand, slot) for a in held):
@@ -252,15 +291,16 @@ def _runs(artifact: Artifact, demand: Demand, slot: Slot) -> bool:
     )
 
 
-def _facts_of_engine(device_class: DeviceClass, slot: Slot) -> EngineFacts | None:
-    drivers = engines_for(device_class, emulated=slot.emulated)
+def _facts_of_engine(ground: Ground, device_class: DeviceClass, slot: Slot) -> EngineFacts | None:
+    extra = ground.inventory.engines
+    drivers = engines_for(device_class, emulated=slot.emulated, extra=extra)
     return next((e for e in drivers if e.name == slot.engine), None)
 
 
 def _figures(
     ground: Ground, demand: Demand, facts: ModelFacts, device_class: DeviceClass, slot: Slot
 ) -> Iterator[str]:
-    engine = _facts_of_engine(device_class, slot)
+    engine = _facts_of_engine(ground, device_class, slot)
     assert engine is not None
     if facts.window and demand.context > facts.window:
         yield f"context {demand.context} of a window of {facts.window}"
@@ -324,7 +364,8 @@ def stage_watts(ground: Ground, demand: Demand, slot: Slot) -> tuple[float, ...]
     device_class = at_speed(ground.classes[slot.device_class], _speed(ground, slot))
     if len(set(classes_of_stages(ground, slot))) == 1:
         return (slot.predicted.power_w / slot.pp,) * slot.pp
-    facts, engine = facts_of(demand, ground.inventory), _facts_of_engine(device_class, slot)
+    facts = facts_of(demand, ground.inventory)
+    engine = _facts_of_engine(ground, device_class, slot)
     assert facts is not None and engine is not None
     return _forecast(ground, demand, facts, engine, slot)[1]
 

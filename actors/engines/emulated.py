@@ -19,7 +19,16 @@ from typing import ClassVar, Protocol
 
 import structlog
 
-from ..engine import Chunk, EngineConfig, EngineRequest, EngineStats, FinishReason, Pace, Sampling
+from ..engine import (
+    Capabilities,
+    Chunk,
+    EngineConfig,
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    Pace,
+    Sampling,
+)
 from ..errors import EngineError, LoadFailed
 from ..stepper import Row
 
@@ -206,8 +215,15 @@ class EmulatedEngine:
         self._clock = clock or LoopClock()
         self._batch: Batch | None = None
         self._boxes: dict[int, asyncio.Queue[Chunk]] = {}
+        self._requests: dict[int, str] = {}
         self._last = 0
+        self._capabilities = Capabilities()
         self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """See `Engine`."""
+        return self._capabilities
 
     async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """See `Engine`. Takes the time that the cost model predicts."""
@@ -217,6 +233,13 @@ class EmulatedEngine:
         for done in range(1, LOAD_STEPS + 1):
             await self._clock.sleep_until(start + load_s * done / LOAD_STEPS)
             progress(done / LOAD_STEPS)
+        self._capabilities = Capabilities(
+            window=config.window,
+            sequences=config.max_sequences,
+            seed=True,
+            exact=True,
+            continuation="exact",
+        )
         self._batch = batch
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
@@ -228,6 +251,7 @@ class EmulatedEngine:
         sequence = self._last
         batch.add(sequence, request.prompt_ids, request.sampling)
         box = self._boxes[sequence] = asyncio.Queue()
+        self._requests[sequence] = request.id
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run(batch))
             self._runner.add_done_callback(self._ran)
@@ -238,7 +262,7 @@ class EmulatedEngine:
                 if chunk.finish is not None:
                     return
         finally:
-            del self._boxes[sequence]
+            del self._boxes[sequence], self._requests[sequence]
             batch.abort(sequence)
 
     async def _run(self, batch: Batch) -> None:
@@ -278,13 +302,24 @@ class EmulatedEngine:
             if box is not None:
                 box.put_nowait(Chunk(given, finishes[sequence]))
 
+    async def abort(self, request: str) -> None:
+        """See `Engine`."""
+        for sequence in [n for n, asked in self._requests.items() if asked == request]:
+            if self._batch is not None:
+                self._batch.abort(sequence)
+            self._boxes[sequence].put_nowait(Chunk((), "abort"))
+
     async def stats(self) -> EngineStats:
         """See `Engine`."""
         return self._batch.stats() if self._batch else EngineStats()
 
-    def alive(self) -> bool:
+    def health(self) -> str:
         """See `Engine`."""
-        return self._batch is not None
+        return "" if self._batch is not None else "the emulated engine is not loaded"
+
+    def processes(self) -> tuple[int, ...]:
+        """See `Engine`. It runs in the process of whoever loaded it."""
+        return ()
 
     async def close(self) -> None:
         """See `Engine`. Running sequences end as aborted."""

@@ -6,6 +6,7 @@ so this does. It must not know requests or text.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, ClassVar
 
 from placement.units import GIB
 
-from ..engine import EngineConfig, EngineStats, FinishReason, Sampling
+from ..engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
 from ..errors import EngineError, LoadFailed
 from ..stepper import Row
 
@@ -42,6 +43,7 @@ class OpenVinoStepper:
 
     name: ClassVar[str] = "openvino"
     requires: ClassVar[tuple[str, ...]] = (_MODULE,)
+    environment: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self._running: dict[int, _Running] = {}
@@ -69,6 +71,21 @@ class OpenVinoStepper:
         )
         progress(1.0)
 
+    def capabilities(self) -> Capabilities:
+        """See `Stepper`."""
+        assert self._config is not None
+        exact = self._config.arithmetic == "exact"
+        return Capabilities(
+            window=self._config.window,
+            sequences=self._config.max_sequences,
+            seed=True,
+            penalties=True,
+            json_schema=True,
+            prefix_cache=self._config.tuning.prefix_cache,
+            exact=exact,
+            continuation="exact" if exact else "coherent",
+        )
+
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:
         """See `Stepper`."""
         assert self._config is not None
@@ -81,6 +98,8 @@ class OpenVinoStepper:
         if max(prompt_ids) >= self._config.facts.vocab:
             raise EngineError(f"token id {max(prompt_ids)} is not in the vocabulary")
         generation = self._generation(sampling, min(sampling.max_tokens, room))
+        if sampling.json_schema and not is_schema(sampling.json_schema):
+            raise EngineError("the JSON schema is not a JSON object")
         try:
             handle = self._pipeline.add_request(sequence, self._tensor(prompt_ids), generation)
         except RuntimeError as error:
@@ -101,6 +120,11 @@ class OpenVinoStepper:
             generation.temperature = sampling.temperature
             generation.top_p = sampling.top_p
             generation.rng_seed = sampling.seed
+        generation.frequency_penalty = sampling.frequency_penalty
+        generation.presence_penalty = sampling.presence_penalty
+        if sampling.json_schema:
+            schema = self._library.StructuredOutputConfig(json_schema=sampling.json_schema)
+            generation.structured_output_config = schema
         return generation
 
     def abort(self, sequence: int) -> None:
@@ -163,6 +187,14 @@ _FINISHES: dict[str, FinishReason | None] = {
 }
 
 
+def is_schema(text: str) -> bool:
+    """Whether it is a JSON object; the library aborts its process over some texts that are none."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def properties(config: EngineConfig) -> dict[str, object]:
     """The device properties for a configuration."""
     threads: dict[str, object] = {"INFERENCE_NUM_THREADS": config.threads} if config.threads else {}
@@ -175,5 +207,5 @@ def _scheduler(library: Any, config: EngineConfig) -> Any:
     scheduler.max_num_batched_tokens = BATCHED_TOKENS
     scheduler.max_num_seqs = config.max_sequences
     scheduler.dynamic_split_fuse = True
-    scheduler.enable_prefix_caching = True
+    scheduler.enable_prefix_caching = config.tuning.prefix_cache
     return scheduler

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import ClassVar
+from urllib.parse import urlsplit
 
 from placement.devices import BYTES_PER_VALUE, DeviceClass, Endpoint, Health, Kind
 from placement.ids import NodeId
@@ -19,6 +20,7 @@ from ..host import Fetched, Host
 from ..probe import Absent, Accelerator, Broken, Found
 from ..quantities import document, text_of
 from ..readers.remote_entries import Entry, entries
+from ..remote_gate import objection
 from ..report import Reading
 
 REMOTE_ENV = "SHARDYARD_REMOTE"
@@ -107,7 +109,7 @@ class RemoteProbe:
         self._known[entry.root] = one, known
         if not missing:
             return (one, known), []
-        reason = f"{entry.title} does not offer {', '.join(missing)}"
+        reason = f"{entry.title} does not offer {', '.join(map(entry.theirs, missing))}"
         return (one, known), [Broken(reason=reason, hint=f"it offers {', '.join(offered[:8])}")]
 
     def _lost(self, entry: Entry, wrong: Broken) -> tuple[Accelerator, DeviceClass] | None:
@@ -149,11 +151,29 @@ def _asked(host: Host, entry: Entry) -> Fetched | Broken:
             reason=f"{entry.title}: {entry.api_key_env} holds no key",
             hint=f"set {entry.api_key_env} where the node's agent is started",
         )
+    said = objection(_literal(entry), allow_private=entry.allow_private) if _literal(entry) else ""
+    if said:
+        return _inside(entry, said)
     headers = {"authorization": f"Bearer {key}"} if key else None
     answer = host.fetch(f"{entry.root}/models", TIMEOUT_S, headers)
     if answer is None or not answer.status:
         return _silent(entry, answer.text if answer is not None else "")
+    if answer.private and not entry.allow_private:
+        return _inside(entry, "its address is not public")
     return _refused(entry, answer.status) or answer
+
+
+def _literal(entry: Entry) -> str:
+    """The host of an address that is written as numbers; empty for a name."""
+    host = urlsplit(entry.url).hostname or ""
+    return host if ":" in host or host.replace(".", "").isdigit() else ""
+
+
+def _inside(entry: Entry, why: str) -> Broken:
+    return Broken(
+        reason=f"{entry.title}: {why}",
+        hint=f'add "allow_private": true to its entry in {REMOTE_ENV} if it is meant',
+    )
 
 
 def _refused(entry: Entry, status: int) -> Broken | None:
@@ -190,10 +210,10 @@ def _offered(entry: Entry, answer: Fetched) -> list[str] | Broken:
 
 def _chosen(entry: Entry, offered: Sequence[str]) -> tuple[frozenset[str], list[str]]:
     """Models that may be sent there, and those that the operator names in vain."""
-    if entry.models is None:
-        return frozenset(offered), []
-    missing = [name for name in entry.models if name not in offered]
-    return frozenset(entry.models).difference(missing), missing
+    named = [*entry.names] if entry.models is None else entry.models
+    missing = [name for name in named if entry.theirs(name) not in offered]
+    there = frozenset(named).difference(missing)
+    return (there | frozenset(offered) if entry.models is None else there), missing
 
 
 def _class(entry: Entry, models: frozenset[str], seconds: float) -> DeviceClass:

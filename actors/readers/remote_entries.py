@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +18,7 @@ from ..probe import Broken
 
 MOST_ENTRIES = 16
 """All endpoints of a node are asked at once."""
+MOST_NAMES = 500
 
 
 def _address(given: str) -> str:
@@ -34,6 +35,8 @@ def _address(given: str) -> str:
 
 _Positive = Annotated[float, Field(ge=1e-6, le=1e9, allow_inf_nan=False)]
 _Amount = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+DialectName = Literal["openai", "vllm", "llamacpp", "sglang", "trtllm", "ovms", "shardyard"]
+
 _Word = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\x20-\x7e]+$")]
 
 
@@ -44,6 +47,9 @@ class Entry(BaseModel):
         concurrency: sequences that it takes at once.
         api_key_env: name of the variable that holds its key.
         models: names that may be sent there; all that it offers when left out.
+        names: our name of a model -> the name that it has there.
+        dialect: what kind of server it is; asked for when left out.
+        allow_private: it may have an address of this machine or of a private network.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -53,6 +59,9 @@ class Entry(BaseModel):
     concurrency: Annotated[int, Field(ge=1, le=65_536)] = 4
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] | None = None
     models: list[_Word] | None = None
+    names: Annotated[dict[_Word, _Word], Field(max_length=MOST_NAMES)] = {}
+    dialect: DialectName | None = None
+    allow_private: bool = False
     tokens_per_s: _Positive | None = None
     ttft_ms: _Amount | None = None
     price_per_million_tokens: _Amount = 0.0
@@ -76,6 +85,14 @@ class Entry(BaseModel):
     def root(self) -> str:
         """Where its routes begin, with the version."""
         return self.url if self.url.endswith("/v1") else f"{self.url}/v1"
+
+    def theirs(self, name: str) -> str:
+        """The name that a model of ours has there.
+
+        >>> Entry(url="https://h", names={"chat": "org/chat-8b"}).theirs("chat")
+        'org/chat-8b'
+        """
+        return self.names.get(name, name)
 
 
 def entries(variable: str, text: str) -> tuple[list[Entry], list[Broken]]:

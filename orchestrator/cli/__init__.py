@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import calibrate, capture, chat, cluster, observe, plan, setup, verify
+from . import calibrate, capture, chat, cluster, environment, observe, plan, setup, verify
 from .program import Program, print_version
 
 
@@ -54,6 +54,7 @@ for command in (
     observe.logs,
     chat.run,
     calibrate.calibrate,
+    environment.env,
     setup.doctor,
     capture.capture,
     setup.schema,

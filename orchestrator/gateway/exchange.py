@@ -77,6 +77,7 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._tried: list[ReplicaKey] = []
+        self._too_small: tuple[ReplicaKey, ...] = ()
         self._stream: Stream | None = None
         self._gone = False
         self._failure: RequestError | None = None
@@ -97,6 +98,8 @@ class Exchange:
             while not events:
                 await on_silence()
                 events = await stream.take()
+            if self._has_larger(events[0]):
+                continue
             problem = self._problem(events[0])
             if problem is None:
                 self._note_first_token()
@@ -143,7 +146,8 @@ class Exchange:
                 dispatcher.upstreams.table(),
                 self._call.model,
                 dispatcher.upstreams.loads(),
-                exclude=self._tried,
+                request=self._call.request,
+                exclude=(*self._tried, *self._too_small),
                 turn=dispatcher.turn,
             )
             if isinstance(choice, Refusal):
@@ -188,6 +192,22 @@ class Exchange:
         if isinstance(event, Failure):
             return from_failure(event), event.retryable
         return None
+
+    def _has_larger(self, event: Event) -> bool:
+        """Whether the prompt was too long for the last replica and another has a larger window: only those are tried then.
+
+        That is no failure of anybody, so it costs nothing of the retry budget.
+        """
+        if not isinstance(event, Reject) or event.code != "context_length_exceeded":
+            return False
+        assert self.replica is not None
+        window = self.replica.window
+        ours = [
+            r for r in self._dispatcher.upstreams.table().replicas if r.model == self._call.model
+        ]
+        self._too_small = tuple(key_of(r) for r in ours if r.window <= window)
+        self._failure = from_reject(event)
+        return len(self._too_small) < len(ours)
 
     def _require_retry(self, error: RequestError, elsewhere: bool) -> None:
         """Returns when another attempt may be made; raises the error otherwise."""

@@ -43,6 +43,7 @@ def receipt(replica: ReplicaEntry) -> Headers:
         (b"x-shardyard-replica", replica.slot.encode()),
         (b"x-shardyard-device-class", replica.device_class.encode()),
         (b"x-shardyard-engine", replica.engine.encode()),
+        (b"x-shardyard-continuation", replica.capabilities.continuation.encode()),
     ]
     if replica.emulated:
         headers.append((b"x-shardyard-emulated", b"true"))

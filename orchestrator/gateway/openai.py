@@ -6,8 +6,10 @@ name. Of duplicate keys the last one counts. Nothing here knows replicas; text i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -22,7 +24,12 @@ from .link import CREDITS
 MOST_MESSAGES = 10_000
 MOST_STOPS = 4
 LARGEST_STOP = 1000
+LARGEST_SCHEMA = 100_000
+_ANY_OBJECT = '{"type":"object"}'
 LARGEST_INT64 = 2**63 - 1
+ADAPTER = ":"
+"""Between a model's name and that of an adapter of it; no model's name has one."""
+
 DEFAULT_COMPLETION_TOKENS = 16
 """Of `/v1/completions` only, as OpenAI's reference has it."""
 
@@ -56,6 +63,21 @@ class StreamOptions(_Tolerant):
     """What a stream carries beside its text."""
 
     include_usage: bool | None = None
+
+
+class JsonSchema(_Tolerant):
+    """A schema as clients wrap it."""
+
+    name: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(_Tolerant):
+    """The form that an answer must have."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
 class Message(_Tolerant):
@@ -94,7 +116,7 @@ class ChatRequest(Request):
     functions: list[Any] | None = None
     tool_choice: Any = None
     function_call: Any = None
-    response_format: Any = None
+    response_format: ResponseFormat | None = None
     modalities: list[str] | None = None
     audio: Any = None
 
@@ -130,18 +152,12 @@ def _no_choice(value: Any) -> bool:
     return value in (None, "none", "auto")
 
 
-def _plain_text(value: Any) -> bool:
-    return value is None or value == {"type": "text"}
-
-
 def _text_only(value: Any) -> bool:
     return value is None or value == ["text"]
 
 
 _SHARED: dict[str, Accepts] = {
     "n": _at_most_one,
-    "frequency_penalty": _falsy,
-    "presence_penalty": _falsy,
     "logit_bias": _falsy,
 }
 _CHAT: dict[str, Accepts] = {
@@ -152,7 +168,6 @@ _CHAT: dict[str, Accepts] = {
     "functions": _falsy,
     "tool_choice": _no_choice,
     "function_call": _no_choice,
-    "response_format": _plain_text,
     "modalities": _text_only,
     "audio": _absent,
 }
@@ -175,7 +190,7 @@ def chat_call(body: bytes, request_id: str, deadline_s: float) -> Call:
     request = _validated(ChatRequest, raw, _CHAT)
     limit = request.max_completion_tokens or request.max_tokens
     opening = _open(request, request_id, "chat", limit, deadline_s, messages=raw["messages"])
-    return _call(request, opening)
+    return _call(request, replace(opening, json_schema=_schema(request.response_format)))
 
 
 def completion_call(body: bytes, request_id: str, deadline_s: float) -> Call:
@@ -190,6 +205,28 @@ def completion_call(body: bytes, request_id: str, deadline_s: float) -> Call:
     return _call(
         request, _open(request, request_id, "completion", limit, deadline_s, prompt=prompt)
     )
+
+
+def _schema(wanted: ResponseFormat | None) -> str:
+    """The schema that an answer must keep to, as JSON text; empty = any text."""
+    if wanted is None or wanted.type == "text":
+        return ""
+    if wanted.type == "json_object":
+        return _ANY_OBJECT
+    if wanted.json_schema is None:
+        raise RequestError(
+            "`response_format.json_schema` is required",
+            reason="missing_required_parameter",
+            param="response_format.json_schema",
+        )
+    text = json.dumps(wanted.json_schema.schema_, separators=(",", ":"))
+    if len(text) > LARGEST_SCHEMA:
+        raise RequestError(
+            f"the schema has {len(text)} characters, {LARGEST_SCHEMA} at most",
+            reason="invalid_value",
+            param="response_format.json_schema.schema",
+        )
+    return text
 
 
 def _json(body: bytes) -> dict[str, Any]:
@@ -282,6 +319,9 @@ def _open(
         seed=request.seed,
         stop=tuple(request.stop or ()),
         ignore_eos=request.ignore_eos,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        lora=request.model.partition(ADAPTER)[2],
         deadline_s=deadline_s,
         credits=CREDITS,
     )
@@ -290,7 +330,7 @@ def _open(
 def _call(request: Request, opening: Open) -> Call:
     options = request.stream_options
     return Call(
-        model=request.model,
+        model=request.model.partition(ADAPTER)[0],
         request=opening,
         stream=bool(request.stream),
         include_usage=bool(options and options.include_usage),

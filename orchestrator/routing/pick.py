@@ -6,9 +6,12 @@ It must not know connections: what a gateway has observed of a replica comes in 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+from actors.needs import unmet
+from actors.wire import Open
 
 from .replicas import ModelEntry, RegistryTable, ReplicaEntry
 
@@ -68,21 +71,23 @@ def pick(
     model: str,
     loads: Mapping[ReplicaKey, ReplicaLoad],
     *,
+    request: Open | None = None,
     exclude: Collection[ReplicaKey] = (),
     turn: int = 0,
 ) -> Picked | Refusal:
-    """The least loaded ready replica of a model, the faster one of two; equals take turns.
+    """The least loaded ready replica of a model that can do what is asked, the faster one of two; equals take turns.
 
     A replica on throttled or failing devices counts as that much more loaded.
 
     Args:
+        request: what is asked; None = something that every engine can.
         exclude: replicas that this request was already tried on.
         turn: a number that grows by one per request.
     """
     best: list[ReplicaEntry] = []
     best_score = (float("inf"), 0.0)
     for replica in table.replicas:
-        if replica.model != model or _against(replica, loads, exclude):
+        if replica.model != model or _against(replica, loads, exclude, request):
             continue
         score = (_score(replica, loads), -replica.speed)
         if score < best_score:
@@ -90,7 +95,7 @@ def pick(
         elif score == best_score:
             best.append(replica)
     if not best:
-        return _refusal(table, model, loads, exclude)
+        return _refusal(table, model, loads, exclude, request)
     chosen = best[turn % len(best)]
     slowed = f", at {chosen.speed:.0%} speed" if chosen.speed < 1.0 else ""
     return Picked(replica=chosen, why=f"load {best_score[0]:.2f}, {len(best)} equal{slowed}")
@@ -104,6 +109,7 @@ def _against(
     replica: ReplicaEntry,
     loads: Mapping[ReplicaKey, ReplicaLoad],
     exclude: Collection[ReplicaKey],
+    request: Open | None,
 ) -> str:
     """What speaks against a replica; empty when nothing does."""
     key = (replica.slot, replica.incarnation)
@@ -112,6 +118,9 @@ def _against(
         return "loading" if replica.state == "loading" else "not connected"
     if load.state != "ready":
         return load.state
+    need = unmet(request, replica.capabilities) if request is not None else None
+    if need is not None:
+        return need.says
     if key in exclude:
         return "tried"
     if load.outstanding >= replica.concurrency + replica.queue:
@@ -124,11 +133,11 @@ def _refusal(
     model: str,
     loads: Mapping[ReplicaKey, ReplicaLoad],
     exclude: Collection[ReplicaKey],
+    request: Open | None,
 ) -> Refusal:
     known = next((entry for entry in table.models if entry.id == model), None)
-    considered = tuple(
-        (r.slot, _against(r, loads, exclude)) for r in table.replicas if r.model == model
-    )
+    ours = [r for r in table.replicas if r.model == model]
+    considered = tuple((r.slot, _against(r, loads, exclude, request)) for r in ours)
     if table.version < 0:
         return Refusal(
             reason="no_healthy_replica",
@@ -137,6 +146,9 @@ def _refusal(
         )
     if known is None and not considered:
         return _unknown(table, model)
+    unable = _unable(ours, request)
+    if unable is not None:
+        return replace(unable, considered=considered)
     reasons = {why for _, why in considered}
     if "full" in reasons:
         return Refusal(
@@ -157,6 +169,22 @@ def _refusal(
         message="no replica of the model can answer now; try again later",
         retry_after_s=UNHEALTHY_RETRY_S,
         considered=considered,
+    )
+
+
+def _unable(replicas: Sequence[ReplicaEntry], request: Open | None) -> Refusal | None:
+    """That no replica will ever answer, when each one says what it can do and none can do what is asked."""
+    if request is None or not replicas or any(r.state == "loading" for r in replicas):
+        return None
+    needs = [unmet(request, r.capabilities) for r in replicas]
+    first = needs[0]
+    if first is None or None in needs:
+        return None
+    engines = ", ".join(sorted({r.engine for r in replicas}))
+    return Refusal(
+        reason="unsupported_parameter",
+        message=f"`{first.param}` cannot be honoured: no replica of the model can, as each ({engines}) {first.says}",
+        param=first.param,
     )
 
 

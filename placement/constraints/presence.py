@@ -1,6 +1,7 @@
 """A replica starts only where its weights and its tokenizer lie. A declared device needs the tokenizer alone.
 
-A rejection names the node's own reason and the command that mends it.
+Where a node tells in which forms the weights lie, an engine must read one of them. A rejection names the node's own reason
+and the command that mends it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from ..constraint import Option
 from ..demand import Demand
-from ..inventory import Node
+from ..forms import prepare_command, readable
+from ..inventory import ModelForm, Node
 from ..plan import Rejection
+from ..remote import is_remote
+
+NAME = "model_missing"
 
 
 def check_node(demand: Demand, node: Node) -> Rejection | None:
@@ -18,8 +23,11 @@ def check_node(demand: Demand, node: Node) -> Rejection | None:
     if node.models is None:
         return None
     real = any(not device.emulated for device in node.devices)
-    needed = (demand.model.source, demand.model.tokenizer) if real else (demand.model.tokenizer,)
-    return next((r for source in needed if (r := _missing(demand, node, source))), None)
+    model = demand.model
+    # An endpoint has its own weights and tokenizer.
+    needed = [s for s in (model.source, model.tokenizer) if not is_remote(s)]
+    absent = (_missing(demand, node, s) for s in (needed if real else (model.tokenizer,)))
+    return next(filter(None, absent), None)
 
 
 def refuse_nodes(demands: Sequence[Demand], nodes: Sequence[Node]) -> Iterator[Rejection]:
@@ -29,13 +37,35 @@ def refuse_nodes(demands: Sequence[Demand], nodes: Sequence[Node]) -> Iterator[R
 
 
 def check_option(option: Option) -> Rejection | None:
-    """Refuses an engine that cannot read the model's kind of source."""
+    """Refuses an engine that reads none of the forms that are told, or, where none are, not that kind of source."""
+    if option.pool.emulated:
+        return None
+    forms = option.pool.forms_of(option.demand.model.source)
+    return _unread(option, forms) if forms and option.engine.formats else _foreign(option)
+
+
+def _unread(option: Option, forms: frozenset[ModelForm]) -> Rejection | None:
+    if readable(forms, option.engine):
+        return None
+    engine, source = option.engine, option.demand.model.source
+    formats = ", ".join(sorted(engine.formats))
+    there = ", ".join(sorted({form.format for form in forms}))
+    command = prepare_command(source, engine)
+    return option.reject(
+        NAME,
+        f"{engine.name} reads {formats}, and {source} lies there as {there} alone",
+        resolvable=True,
+        hint=command or f"bring {source} there as {formats}",
+    )
+
+
+def _foreign(option: Option) -> Rejection | None:
     scheme = option.demand.model.source.partition("://")[0]
     schemes = option.engine.schemes
-    if option.pool.emulated or not schemes or scheme in schemes:
+    if not schemes or scheme in schemes:
         return None
     return option.reject(
-        "model_missing",
+        NAME,
         f"{option.engine.name} reads {', '.join(sorted(schemes))} sources, not {scheme}://",
         hint=f"give models.{option.demand.id}.source as one of {', '.join(sorted(schemes))}",
     )
@@ -47,7 +77,7 @@ def _missing(demand: Demand, node: Node, source: str) -> Rejection | None:
         return None
     return Rejection(
         model=demand.id,
-        constraint="model_missing",
+        constraint=NAME,
         node=node.id,
         reason=f"{source} is not on {node.id}"
         + (f": {presence.reason}" if presence and presence.reason else ""),

@@ -18,6 +18,7 @@ from placement.constraints import (
     availability,
     backend,
     bucket,
+    capability,
     latency,
     memory,
     parallelism,
@@ -32,7 +33,7 @@ from placement.constraints import (
 from placement.csp import Capacity, Choice, Coverage, Ordered, Uniform
 from placement.devices import Kind
 from placement.ids import DeviceId, ModelId, NodeId
-from placement.inventory import Artifact, ModelPresence
+from placement.inventory import Artifact, ModelForm, ModelPresence
 from placement.layout import Layout
 from placement.pyconstraint import BacktrackingSolver, CspProblem
 from placement.roofline import Hop, predict
@@ -76,6 +77,11 @@ def in_pool(base: Option, **changes: object) -> Option:
     return replace(base, pool=replace(base.pool, **changes))
 
 
+def told(base: Option, *forms: ModelForm) -> Option:
+    """The option on nodes that tell in which forms its model lies there."""
+    return in_pool(base, forms=frozenset({(base.demand.model.source, frozenset(forms))}))
+
+
 def columns(base: Option) -> Columns:
     """The one option as a batch of one demand and one layout."""
     assert base.layout is not None
@@ -95,13 +101,27 @@ REFUSED = {
         backend.check_option,
         replace(option(), facts=replace(LLAMA_8B, architecture="mamba")),
     ),
-    "backend: exact": (backend.check_option, option(arithmetic="exact")),
+    "backend: exact": (backend.check_option, option("FURIOSA_RNGD", "furiosa", arithmetic="exact")),
+    "capability": (capability.check_option, option(requires=frozenset({"seed", "logprobs"}))),
     "model_missing": (presence.check_option, option(source="package://x")),
+    "model_missing: form": (presence.check_option, told(option(), ModelForm(format="gguf"))),
     "window": (window.check_option, option(context=9000)),
     "precision": (precision.check_option, option("NVIDIA_T4_16G")),
     "precision: stored": (
         precision.check_option,
         replace(option("CPU", "openvino"), facts=replace(LLAMA_8B, weights_bytes=5 * 10**9)),
+    ),
+    "precision: exact": (
+        precision.check_option,
+        option(arithmetic="exact", layout=Layout(dtype="fp16")),
+    ),
+    "precision: prepared": (
+        precision.check_option,
+        told(
+            option("CPU", "onnxruntime", Layout(dtype="fp32")),
+            ModelForm(format="onnx", dtype="int4"),
+            ModelForm(format="gguf"),
+        ),
     ),
     "parallelism: heads": (
         parallelism.check_option,

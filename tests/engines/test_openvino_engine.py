@@ -127,7 +127,7 @@ async def test_a_prompt_that_cannot_be_is_an_error_of_its_own(
     request = EngineRequest(id="r", prompt_ids=prompt, sampling=Sampling(max_tokens=4))
     with pytest.raises(EngineError, match=r"fit|vocabulary"):
         await generated(engine, request)
-    assert engine.alive()
+    assert not engine.health()
 
 
 async def test_leaving_streams_frees_their_places(engine: WorkerEngine) -> None:
@@ -151,7 +151,7 @@ async def test_a_killed_process_is_seen_at_once_and_leaves_nothing() -> None:
     with pytest.raises(EngineCrashed):
         async for _ in stream:
             pass
-    assert not engine.alive()
+    assert engine.health()
     await engine.close()
     assert not running(engine.pid)
 

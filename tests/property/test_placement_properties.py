@@ -17,7 +17,7 @@ from placement import Infeasible, Plan, Problem, diff, solve, verify
 from placement.catalog import catalog, engines_for
 from placement.codec import decode, encode
 from placement.demand import App, Demand
-from placement.devices import Health
+from placement.devices import BYTES_PER_VALUE, Health
 from placement.ids import NodeId
 from placement.inventory import Inventory
 from placement.plan import Rejection, Slot
@@ -196,7 +196,7 @@ def test_every_listed_rejection_is_true(problem: Problem) -> None:
         if rejection.constraint == "pins" and rejection.node:
             assert rejection.node not in (asked.pin_nodes or ())
         if rejection.constraint == "memory":
-            assert rejection.shortage in _memory_shortages(asked, rejection)
+            assert rejection.shortage in _memory_shortages(problem, asked, rejection)
         if rejection.constraint == "latency":
             assert asked.max_ttft_s is not None
             assert rejection.shortage > 0
@@ -215,22 +215,30 @@ def test_every_listed_rejection_is_true(problem: Problem) -> None:
             assert facts.heads % rejection.tp or min(healthy.values()) < rejection.tp
 
 
-def _memory_shortages(asked: Demand, rejection: Rejection) -> set[float]:
+def _memory_shortages(problem: Problem, asked: Demand, rejection: Rejection) -> set[float]:
     """GiB by which each number of stages or shares misses on a device of that class, as sampled here."""
     facts = asked.model.facts
     assert facts is not None
     device_class = catalog()[rejection.device_class]
     emulated = rejection.engine == "emulated"
     engine = next(
-        e for e in engines_for(device_class, emulated=emulated) if e.name == rejection.engine
+        e
+        for e in engines_for(device_class, emulated=emulated, extra=problem.inventory.engines)
+        if e.name == rejection.engine
     )
     stored = engine.stored_weights and facts.weights_bytes
-    weights = facts.weights_bytes if stored else 2 * facts.parameters
+    each = [BYTES_PER_VALUE[dtype] * facts.parameters for dtype in engine.dtypes]
     token = 4 * facts.layers * facts.kv_heads * facts.head_dim
+    token *= 2 if asked.arithmetic == "exact" else 1
     kv = token * asked.context * asked.concurrency
     found = set()
     sizes = [device_class.memory_bytes] if device_class.memory_bytes else [4 * GIB, 40 * GIB]
-    for pp, shares, memory in product((1, 2, 3, 4), ((1, 1), (1, 2), (2, 2)), sizes):
+    for pp, shares, memory, weights in product(
+        (1, 2, 3, 4),
+        ((1, 1), (1, 2), (2, 2)),
+        sizes,
+        [facts.weights_bytes] if stored else each,
+    ):
         part = -(-facts.layers // pp) / facts.layers
         split = weights / rejection.tp + kv / min(rejection.tp, facts.kv_heads)
         needed = ceil(part * split + engine.overhead_bytes)

@@ -42,6 +42,9 @@ opens = st.builds(
     temperature=st.floats(0, 2),
     seed=st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)),
     stop=st.lists(text, max_size=4).map(tuple),
+    frequency_penalty=st.floats(-2, 2),
+    json_schema=text,
+    lora=text,
     deadline_s=seconds,
 )
 everything = st.one_of(

@@ -106,7 +106,7 @@ def _layouts(inventory: Inventory, demand: Demand, facts):
     kinds = {(d.device_class, d.emulated, d.speed) for n in inventory.nodes for d in n.devices}
     for name, emulated, speed in sorted(kinds):
         figures = at_speed(classes[name], speed)
-        for engine in engines_for(figures, emulated=emulated):
+        for engine in engines_for(figures, emulated=emulated, extra=inventory.engines):
             for tp in engine.tp:
                 for pp in range(1, engine.pp + 1):
                     for stages in _stages(inventory, (name, emulated, speed), facts, tp, pp):
@@ -115,11 +115,13 @@ def _layouts(inventory: Inventory, demand: Demand, facts):
                             (a.model, a.device_class, a.tp) == (demand.id, name, tp)
                             for a in node.artifacts
                         )
-                        slot = _slot(demand, facts, name, engine, figures, tp, pp, stages)
-                        yield replace(slot, emulated=emulated), figures, engine, ready
+                        slot = _slot(demand, facts, name, engine, tp, pp, stages)
+                        for dtype in _dtypes(demand, facts, engine, figures, node):
+                            whole = replace(slot, dtype=dtype, emulated=emulated)
+                            yield whole, figures, engine, ready
 
 
-def _slot(demand, facts, name, engine, device_class, tp, pp, stages) -> Slot:
+def _slot(demand, facts, name, engine, tp, pp, stages) -> Slot:
     width = 4 if demand.arithmetic == "exact" else 2
     token = 2 * facts.layers * facts.kv_heads * facts.head_dim * width
     return Slot(
@@ -127,7 +129,7 @@ def _slot(demand, facts, name, engine, device_class, tp, pp, stages) -> Slot:
         model=demand.id,
         engine=engine.name,
         device_class=name,
-        dtype=_dtype(demand, facts, engine, device_class),
+        dtype="bf16",
         tp=tp,
         pp=pp,
         stages=stages,
@@ -136,13 +138,18 @@ def _slot(demand, facts, name, engine, device_class, tp, pp, stages) -> Slot:
     )
 
 
-def _dtype(demand, facts, engine, device_class) -> str:
+def _dtypes(demand, facts, engine, device_class, node) -> list[str]:
+    """As asked, as stored, as prepared on the node of the first stage, else the first that can be computed."""
     if demand.dtype is not None:
-        return demand.dtype
+        return [demand.dtype]
     if engine.stored_weights and facts.weights_bytes:
-        return stored_dtype(facts)
-    computes = {d for d, _ in device_class.flops} & set(engine.dtypes)
-    return next((d for d in ("bf16", "fp16", "fp32") if d in computes), "bf16")
+        return [stored_dtype(facts)]
+    there = node.presence(demand.model.source)
+    forms = [f for f in (there.forms if there else ()) if f.format in engine.formats]
+    if forms and all(f.dtype for f in forms):
+        return sorted({f.dtype for f in forms})
+    computes = {d for d, _ in device_class.flops} & set(engine.runs(demand.arithmetic))
+    return [next((d for d in ("bf16", "fp16", "fp32") if d in computes), "bf16")]
 
 
 def _stages(inventory: Inventory, kind: tuple[str, bool, float], facts, tp: int, pp: int):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from actors.engine import Chunk, EngineConfig, EngineRequest, EngineStats, Pace
+from actors.engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats, Pace
 from actors.errors import EngineCrashed, Refused
 from actors.replica import Replica, ReplicaConfig
 from actors.slot import SlotSpec
@@ -91,16 +91,30 @@ class ByteDetokenizer:
         return self._decoder.decode(b"", final=True)
 
 
+ABLE = Capabilities(seed=True)
+
+
 class ScriptedEngine:
     """Says `reply`, one byte per chunk; with `paced` every chunk waits for a `step`.
 
     Attributes:
         requests: what it was asked, in order; `aborted` the ids of those that were given up.
+        window: of its replica; 0 = the usual one.
     """
 
     name: ClassVar[str] = "scripted"
 
-    def __init__(self, reply: str = "Hello!", *, paced: bool = False, broken: str = "") -> None:
+    def __init__(
+        self,
+        reply: str = "Hello!",
+        *,
+        paced: bool = False,
+        broken: str = "",
+        capabilities: Capabilities = ABLE,
+        window: int = 0,
+    ) -> None:
+        self.capabilities = capabilities
+        self.window = window
         self.reply = reply.encode()
         self.requests: list[EngineRequest] = []
         self.aborted: list[str] = []
@@ -142,11 +156,17 @@ class ScriptedEngine:
                 self.aborted.append(request.id)
                 await self._tell()
 
+    async def abort(self, request: str) -> None:
+        raise NotImplementedError
+
     async def stats(self) -> EngineStats:
         return EngineStats()
 
-    def alive(self) -> bool:
-        return not self._dead
+    def health(self) -> str:
+        return self._dead
+
+    def processes(self) -> tuple[int, ...]:
+        return ()
 
     async def close(self) -> None:
         self._dead = self._dead or "closed"
@@ -233,7 +253,7 @@ def a_table(*entries: ReplicaEntry, version: int = 1, problem: str = "") -> Regi
 
 
 def a_replica(slot: SlotSpec, engine: ScriptedEngine, on_change: Any = None) -> Replica:
-    config = ReplicaConfig(slot=slot, incarnation=f"{slot.id}#1", model_path="", secret=SECRET)
+    config = ReplicaConfig(slot=slot, incarnation=f"{slot.id}#1", secret=SECRET)
     return Replica(config, engine, ByteText, on_change or (lambda: None))
 
 
@@ -291,10 +311,16 @@ async def dataplane(
     **config: Any,
 ) -> AsyncIterator[DataPlane]:
     """One replica per engine behind one gateway; ready when the block begins, unless told not to wait."""
-    slots = [a_slot(f"{MODEL}/r{k}", **(slot or {})) for k in range(len(engines))]
+    slots = [
+        a_slot(f"{MODEL}/r{k}", **{"window": engine.window or WINDOW} | dict(slot or {}))
+        for k, engine in enumerate(engines)
+    ]
     replicas = [a_replica(s, e) for s, e in zip(slots, engines, strict=True)]
     ports = [await replica.start() for replica in replicas]
-    entries = [an_entry(s, p) for s, p in zip(slots, ports, strict=True)]
+    entries = [
+        an_entry(s, p, window=e.window or s.window, capabilities=e.capabilities)
+        for s, p, e in zip(slots, ports, engines, strict=True)
+    ]
     registry = StaticRegistry(a_table(*entries))
     upstreams = ReplicaUpstreams(registry, secret=SECRET, gateway="g0")
     gateway = Gateway(GatewayConfig(version="1", **config), upstreams)

@@ -8,7 +8,15 @@ import signal
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from actors.engine import Chunk, Engine, EngineConfig, EngineRequest, EngineStats, Sampling
+from actors.engine import (
+    Capabilities,
+    Chunk,
+    Engine,
+    EngineConfig,
+    EngineRequest,
+    EngineStats,
+    Sampling,
+)
 from actors.engines.emulated import Batch
 from actors.errors import LoadFailed
 from actors.stepper import Row
@@ -66,6 +74,7 @@ class BatchStepper:
 
     name: ClassVar[str] = "batch"
     requires: ClassVar[tuple[str, ...]] = ()
+    environment: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self._batch: Batch | None = None
@@ -73,7 +82,13 @@ class BatchStepper:
     def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         progress(0.5)
         self._batch = Batch(config)
+        self._can = Capabilities(
+            window=config.window, sequences=config.max_sequences, exact=True, continuation="exact"
+        )
         progress(1.0)
+
+    def capabilities(self) -> Capabilities:
+        return self._can
 
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:
         assert self._batch is not None

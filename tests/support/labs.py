@@ -181,6 +181,8 @@ _FIELDS = {
     "concurrency": "concurrency",
     "dtype": "dtype",
     "engines": "engines",
+    "requires": "requires",
+    "arithmetic": "arithmetic",
     "artifacts.build": "build",
     "constraints.spread": "spread",
     "constraints.pin": "pin_nodes",
@@ -224,6 +226,8 @@ def _changed(asked: Demand, key: str, value: Any) -> Demand:
         return replace(asked, replicas_min=value)
     if key.endswith("_ms") and value is not None:
         value = value / 1e3
-    return replace(
-        asked, **{_FIELDS[key]: value if key != "constraints.banned_hardware" else frozenset()}
-    )
+    if key in ("constraints.banned_hardware", "requires"):
+        value = frozenset()
+    if key == "dtype" and value == "auto":
+        value = None
+    return replace(asked, **{_FIELDS[key]: value})

@@ -113,7 +113,9 @@ def sized(problem: Problem, demand: Demand, kind: Kind) -> Iterator[Sized]:
     device_class = classes_of(problem.inventory)[kind.device_class]
     if facts is None or kind.device_class in demand.banned or demand.context > facts.window:
         return
-    for engine in engines_for(device_class, emulated=kind.emulated):
+    for engine in engines_for(
+        device_class, emulated=kind.emulated, extra=problem.inventory.engines
+    ):
         dtype = _dtype(demand, facts, engine, device_class)
         if dtype is None or not _may_run(demand, facts, engine, kind):
             continue
@@ -155,12 +157,13 @@ def _may_run(demand: Demand, facts, engine: EngineFacts, kind: Kind) -> bool:
         (demand.engines is None or engine.name in demand.engines)
         and (not engine.architectures or facts.architecture in engine.architectures)
         and (demand.arithmetic == "fast" or engine.exact)
+        and demand.requires <= engine.offers
         and (kind.emulated or not engine.schemes or scheme in engine.schemes)
     )
 
 
 def _dtype(demand: Demand, facts, engine: EngineFacts, device_class: DeviceClass) -> Dtype | None:
-    computes = {d for d, _ in device_class.flops} & set(engine.dtypes)
+    computes = {d for d, _ in device_class.flops} & set(engine.runs(demand.arithmetic))
     if engine.stored_weights and facts.weights_bytes:
         stored = stored_dtype(facts)
         return stored if computes and demand.dtype in (None, stored) else None

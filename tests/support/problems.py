@@ -9,14 +9,33 @@ from support.labs import LLAMA_8B, SMOLLM2, app, cpu, demand, devices, inventory
 
 from placement import Problem
 from placement.demand import App, Budgets, Demand, Tenant
+from placement.engine_facts import EngineFacts
 from placement.ids import NodeId
-from placement.inventory import Artifact, Inventory, Node
+from placement.inventory import Artifact, Inventory, ModelForm, ModelPresence, Node
 from placement.layout import layer_ranges
 from placement.plan import Plan, Slot
 from placement.policy import POLICIES
 
 CLASSES = ("NVIDIA_L4_24G", "NVIDIA_T4_16G", "RBLN_ATOM", "NVIDIA_A100_40G")
-ENGINES = frozenset({"vllm", "openvino", "rbln", "emulated"})
+ENGINES = frozenset({"vllm", "openvino", "onnxruntime", "rbln", "emulated", "theirs"})
+THEIRS = EngineFacts(
+    name="theirs",
+    drives=frozenset({"nvidia/gpu/NVIDIA_T4_16G", "generic/cpu"}),
+    yields=frozenset({"generic/cpu"}),
+    dtypes=("fp16", "int4"),
+    offers=frozenset({"logprobs"}),
+    tp=(1, 2),
+)
+"""An engine that the catalog does not have."""
+FORMS = {
+    "cpu": (
+        (),
+        (),
+        (ModelForm(format="gguf"), ModelForm(format="onnx", dtype="int4")),
+        (ModelForm(format="onnx", dtype="fp32"), ModelForm(format="onnx", dtype="int4")),
+    ),
+    "any": ((), (), (ModelForm(format="safetensors"),)),
+}
 NODES = ("n0", "n1", "n2")
 MODELS = ("m1", "m2")
 
@@ -46,14 +65,24 @@ def nodes(draw, name: str) -> Node:
             slow = draw(st.sampled_from((0.25, 0.5, 0.75)))
             found = (replace(found[0], speed=slow), *found[1:])
     compiled = draw(st.sampled_from((0, 0, 1, 2))) if kind == "RBLN_ATOM" else 0
+    told = draw(st.sampled_from(FORMS["cpu" if kind == "cpu" else "any"]))
+    models = tuple(
+        ModelPresence(
+            source=f"file:///models/{model}", present=True, forms=told if model == "m1" else ()
+        )
+        for model in MODELS
+    )
     held = (Artifact(model="m1", device_class=kind, tp=compiled),) if compiled else ()
-    return node(name, found, rack=rack, cordoned=cordoned, artifacts=held)
+    return node(
+        name, found, rack=rack, cordoned=cordoned, artifacts=held, models=models if told else None
+    )
 
 
 @st.composite
 def inventories(draw) -> Inventory:
-    """One to three nodes."""
-    return inventory(*(draw(nodes(name)) for name in NODES[: draw(st.integers(1, 3))]))
+    """One to three nodes; now and then with an engine of somebody else's."""
+    found = inventory(*(draw(nodes(name)) for name in NODES[: draw(st.integers(1, 3))]))
+    return replace(found, engines=draw(st.sampled_from(((), (), (THEIRS,)))))
 
 
 @st.composite
@@ -68,6 +97,12 @@ def demands(draw, name: str) -> Demand:
         concurrency=draw(st.sampled_from((1, 8))),
         spread=draw(st.sampled_from(("none", "node", "rack"))),
         engines=ENGINES,
+        arithmetic=draw(st.sampled_from(("fast", "fast", "fast", "exact"))),
+        requires=draw(
+            st.sampled_from(
+                (frozenset(), frozenset(), frozenset({"seed"}), frozenset({"logprobs"}))
+            )
+        ),
         priority=draw(st.integers(0, 3)),
         preferred=draw(st.sampled_from((frozenset(), frozenset({"NVIDIA_T4_16G"})))),
         banned=draw(st.sampled_from((frozenset(), frozenset(), frozenset({"NVIDIA_L4_24G"})))),
@@ -112,7 +147,10 @@ def renamed(problem: Problem, new: dict[str, str]) -> Problem:
     """The same problem with other names of nodes (hence devices) and models; names that are not in `new` stay."""
     return replace(
         problem,
-        inventory=inventory(*(_renamed_node(n, new) for n in problem.inventory.nodes)),
+        inventory=replace(
+            inventory(*(_renamed_node(n, new) for n in problem.inventory.nodes)),
+            engines=problem.inventory.engines,
+        ),
         app=replace(
             problem.app, demands=tuple(_renamed_demand(d, new) for d in problem.app.demands)
         ),

@@ -246,7 +246,7 @@ async def test_measuring_finds_the_pace_that_an_engine_keeps() -> None:
     assert measured.uncertainty <= 0.1
     assert [batch for batch, _ in measured.steps] == [1, 2, 4, 8]
     assert 60 > clock.time > 30
-    assert not engine.alive()
+    assert engine.health()
 
 
 async def test_an_engine_that_cannot_take_a_batch_is_measured_with_fewer() -> None:
@@ -265,4 +265,4 @@ async def test_an_engine_that_does_not_load_is_closed_and_named() -> None:
         await measure(
             engine, engine_config(pace=pace), budget_s=5, clock=lambda: 0.0, load_deadline_s=0.01
         )
-    assert not engine.alive()
+    assert engine.health()

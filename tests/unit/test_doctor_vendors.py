@@ -15,13 +15,13 @@ from actors.pci import pci_functions
 from actors.plugins import load_plugins
 from actors.report import BrokenProbe, DeviceFacts, NodeReport
 from actors.vendors import families
+from actors.version_range import within
 from actors.versions import versions
 from orchestrator import doctor
 from orchestrator.check import Check
 from orchestrator.doctor_vendors import Surroundings, check_vendors
 from orchestrator.inventory_file import parse_inventory
 from orchestrator.settings import load_settings
-from orchestrator.version_range import within
 from placement.devices import Device, Health
 from placement.ids import DeviceId, NodeId
 

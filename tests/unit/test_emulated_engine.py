@@ -83,12 +83,12 @@ async def test_not_loaded_and_no_words() -> None:
 async def test_loading_takes_the_predicted_time_with_progress() -> None:
     clock, seen = VirtualClock(), []
     engine = EmulatedEngine(clock)
-    assert not engine.alive()
+    assert engine.health()
     await engine.load(engine_config(pace=PACE), lambda f: seen.append((clock.now(), f)))
     assert clock.now() == pytest.approx(4.0)
     assert seen[-1] == (pytest.approx(4.0), 1.0)
     assert all(t == pytest.approx(4.0 * f) for t, f in seen)
-    assert engine.alive()
+    assert not engine.health()
 
 
 async def arrivals(
@@ -163,7 +163,7 @@ async def test_closing_the_engine_aborts_what_runs() -> None:
     await engine.close()
     rest = [chunk async for chunk in chunks]
     assert rest[-1].finish == "abort"
-    assert not engine.alive()
+    assert engine.health()
 
 
 class BrokenClock(VirtualClock):
@@ -182,7 +182,7 @@ async def test_no_stream_waits_for_ever_when_pacing_fails() -> None:
     engine = await loaded(clock, pace=PACE)
     clock.broken = True
     assert await generated(engine, engine_request()) == ((), "abort")
-    assert not engine.alive()
+    assert engine.health()
 
 
 def test_stats_of_a_batch() -> None:

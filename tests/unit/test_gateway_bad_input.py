@@ -104,6 +104,7 @@ async def test_a_missing_field_is_named(plane, missing) -> None:
         {"functions": [{}]},
         {"tool_choice": "required"},
         {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
         {"logit_bias": {"1": 5}},
         {"frequency_penalty": 0.5},
         {"presence_penalty": -1},

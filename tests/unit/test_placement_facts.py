@@ -110,10 +110,10 @@ def test_what_does_not_fit_here_runs_on_the_endpoint() -> None:
     places = {s.id: (s.engine, s.nodes[0]) for s in plan.slots}
     assert places["small/r0"] == ("vllm", "gpu-1")
     assert {places[name] for name in ("large/r0", "hosted/r0", "hosted/r1")} == {
-        ("openai", "outside")
+        ("remote", "outside")
     }
     assert all(
-        s.predicted.power_w == 0 and s.kv_bytes == 0 for s in plan.slots if s.engine == "openai"
+        s.predicted.power_w == 0 and s.kv_bytes == 0 for s in plan.slots if s.engine == "remote"
     )
 
 
@@ -125,4 +125,4 @@ def test_an_endpoint_takes_no_more_sequences_than_it_has() -> None:
     more = replace(problem.app, demands=(*problem.app.demands[:2], hosted))
     plan = solve(replace(problem, app=more))
     assert isinstance(plan, Plan)
-    assert sum(s.stages[0].shares for s in plan.slots if s.engine == "openai") == 64
+    assert sum(s.stages[0].shares for s in plan.slots if s.engine == "remote") == 64

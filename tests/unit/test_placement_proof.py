@@ -429,7 +429,7 @@ def test_endpoints_are_options_like_devices() -> None:
     assert isinstance(plan, Plan)
     found = printed(plan)
     assert read_back(problem, found).faults == ()
-    away = next(k for k, slot in enumerate(found["slots"]) if slot["engine"] == "openai")
+    away = next(k for k, slot in enumerate(found["slots"]) if slot["engine"] == "remote")
     for path, new, says in (
         (("slots", away, "stages", 0, "shares"), 1, "sequences"),
         (("slots", away, "kv_bytes"), 4096, "KV cache"),

@@ -58,7 +58,7 @@ CASES = {
     "nothing known": (H100, VLLM, Evidence()),
     "calibrated": (H100, VLLM, Evidence(calibrations=[MEASURED])),
     "compiled": (RNGD, FURIOSA, Evidence(artifacts=[BUCKET])),
-    "remote": (API, engines()["openai"], Evidence(calibrations=[MEASURED])),
+    "remote": (API, engines()["remote"], Evidence(calibrations=[MEASURED])),
 }
 
 

@@ -62,7 +62,7 @@ def option(wanted: Demand, *, shares: int = 64) -> Option:
         blocks=(block,),
         **changes,
     )
-    return Option(demand=wanted, facts=UNKNOWN_FACTS, pool=pool, engine=engines()["openai"])
+    return Option(demand=wanted, facts=UNKNOWN_FACTS, pool=pool, engine=engines()["remote"])
 
 
 def test_an_endpoint_is_one_device_with_a_share_per_sequence() -> None:
@@ -71,7 +71,7 @@ def test_an_endpoint_is_one_device_with_a_share_per_sequence() -> None:
     assert (device.shares, device.memory_bytes) == (64, 0)
     assert api().kind is Kind.REMOTE
     assert (api().power_w, api().endpoint.url) == (0.0, URL)  # type: ignore[union-attr]
-    assert [e.name for e in engines_for(api(), emulated=False)] == ["openai"]
+    assert [e.name for e in engines_for(api(), emulated=False)] == ["remote"]
     assert inventory().notes == ()
 
 

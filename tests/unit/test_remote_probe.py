@@ -117,6 +117,45 @@ def test_an_endpoint_that_cannot_be_used_says_why(answer, says, mends):
     assert mends in broken.hint
 
 
+def test_our_names_of_models_count_where_the_endpoint_has_them_under_theirs():
+    entry = {"url": "http://lab:8000", "name": "lab", "names": {"talk": "chat", "draw": "painter"}}
+    outcome = found(host(entry, fetches={URL: MODELS}))
+    assert outcome.classes[0].endpoint is not None
+    assert outcome.classes[0].endpoint.models == {"chat", "code", "talk"}
+    assert [b.reason for b in outcome.broken] == ["lab does not offer painter"]
+    only = found(host(entry | {"models": ["talk"]}, fetches={URL: MODELS}))
+    assert only.classes[0].endpoint is not None
+    assert only.classes[0].endpoint.models == {"talk"}
+    assert only.broken == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:8000", "loopback"),
+        ("http://[::1]:8000", "loopback"),
+        ("http://10.1.2.3", "private"),
+        ("http://169.254.169.254", "tells its secrets"),
+        ("http://127.1", "no address"),
+    ],
+)
+def test_an_address_inside_is_not_asked_unless_it_may(url, says):
+    answers = {f"{url}/v1/models": MODELS}
+    outcome = found(host({"url": url}, fetches=answers))
+    assert outcome.accelerators == ()
+    assert says in outcome.broken[0].reason
+    assert "allow_private" in outcome.broken[0].hint
+
+
+def test_a_name_that_leads_inside_is_refused_unless_it_may():
+    inside = Fetched(status=200, text=MODELS, seconds=0.0, private=True)
+    outcome = found(host(fetches={URL: inside}))
+    assert outcome.accelerators == ()
+    assert "not public" in outcome.broken[0].reason
+    allowed = {"url": "http://lab:8000", "allow_private": True}
+    assert found(host(allowed, fetches={URL: inside})).broken == ()
+
+
 def test_an_endpoint_that_goes_is_lost_with_the_cause_and_comes_back():
     probe = RemoteProbe()
     there = host(fetches={URL: MODELS})
@@ -161,6 +200,10 @@ def test_a_poll_asks_at_most_every_30_s():
         ('[{"url": "http://a", "name": "\\u001b[31m"}]', "[0].name"),
         ('[{"url": "http://a", "api_key": "hunter2"}]', "[0].api_key: unknown key"),
         ('[{"url": "http://a", "api_key_env": "hunter2 $"}]', "[0].api_key_env"),
+        ('[{"url": "http://a", "allow_private": "yes"}]', "[0].allow_private"),
+        ('[{"url": "http://a", "dialect": "tgi"}]', "[0].dialect"),
+        ('[{"url": "http://a", "names": {"ours": ""}}]', "[0].names"),
+        ('[{"url": "http://a", "names": ["ours"]}]', "[0].names"),
         ("[" * 100_000, "not JSON"),
     ],
 )
@@ -249,7 +292,7 @@ def test_a_real_server_gets_the_key_and_nothing_of_it_is_kept(monkeypatch):
         says(request, 200 if right and there else 401, MODELS)
 
     with served(answer) as url:
-        entry = {"url": url, "name": "lab", "api_key_env": "LAB_KEY"}
+        entry = {"url": url, "name": "lab", "api_key_env": "LAB_KEY", "allow_private": True}
         monkeypatch.setenv(REMOTE_ENV, json.dumps([entry]))
         monkeypatch.setenv("LAB_KEY", "hunter2")
         outcome = found(RealHost())
@@ -266,7 +309,7 @@ def test_a_real_server_that_redirects_is_not_followed(monkeypatch):
         says(request, 200 if elsewhere else 307, MODELS, location="/elsewhere/v1/models")
 
     with served(answer) as url:
-        monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": url}]))
+        monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": url, "allow_private": True}]))
         assert "redirects" in found(RealHost()).broken[0].reason
 
 
@@ -281,12 +324,19 @@ def test_a_real_server_that_prints_without_end_is_given_up(monkeypatch):
             return
 
     with served(answer) as url:
-        monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": url}]))
+        monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": url, "allow_private": True}]))
         assert "cannot be asked" in found(RealHost()).broken[0].reason
+
+
+def test_a_real_server_on_this_machine_is_refused_by_name_too(monkeypatch):
+    with served(lambda request: says(request, 200, MODELS)) as url:
+        by_name = url.replace("127.0.0.1", "localhost")
+        monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": by_name}]))
+        assert "not public" in found(RealHost()).broken[0].reason
 
 
 def test_nobody_listens(monkeypatch):
     with served(lambda request: None) as url:
         address = url
-    monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": address}]))
+    monkeypatch.setenv(REMOTE_ENV, json.dumps([{"url": address, "allow_private": True}]))
     assert "cannot be asked" in found(RealHost()).broken[0].reason

@@ -82,17 +82,17 @@ def test_frames_survive_any_cut() -> None:
 
 async def test_load_reports_progress_and_close_leaves_nothing() -> None:
     engine, seen = worker(), []
-    assert not engine.alive()
+    assert engine.health()
     await engine.load(engine_config(), seen.append)
     assert seen == [0.5, 1.0]
-    assert engine.alive()
+    assert not engine.health()
     pid = engine.pid
     assert pid is not None
     assert os.getpgid(pid) == os.getpgid(0)
     await engine.close()
     await engine.close()
     assert gone(pid)
-    assert not engine.alive()
+    assert engine.health()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_a_failed_load_says_why_and_leaves_nothing(
     assert failed.value.hint == hint
     assert engine.pid is not None
     assert gone(engine.pid)
-    assert not engine.alive()
+    assert engine.health()
 
 
 async def test_a_load_that_never_ends_is_killed() -> None:
@@ -136,7 +136,7 @@ async def test_a_killed_process_fails_every_sequence_and_every_later_one() -> No
             with pytest.raises(EngineCrashed, match="ended"):
                 async for _ in iterator:
                     pass
-        assert not engine.alive()
+        assert engine.health()
         with pytest.raises(EngineCrashed):
             await anext(engine.generate(engine_request()))
     finally:
@@ -156,7 +156,7 @@ async def test_a_failure_of_one_sequence_is_its_own() -> None:
     with pytest.raises(EngineError, match="out of KV memory") as failed:
         await generated(engine, engine_request())
     assert not isinstance(failed.value, EngineCrashed)
-    assert engine.alive()
+    assert not engine.health()
     await engine.close()
 
 
