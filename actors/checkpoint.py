@@ -1,4 +1,4 @@
-"""Reads the descriptions in a Hugging Face model directory: what sizes a model. Never the weights.
+"""Reads the descriptions in a model directory, Hugging Face's or that of an ONNX builder: what sizes a model. Never the weights.
 
 It must not know engines, nor build a tokenizer.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,11 @@ from placement.modelspec import ModelFacts
 from .errors import ModelError
 
 CONFIG = "config.json"
+GENAI_CONFIG = "genai_config.json"
+DESCRIPTIONS = (CONFIG, GENAI_CONFIG)
+"""Files that tell what a model is, the more telling first."""
 MOST_JSON_BYTES = 64 * 1024**2
+_OTHER_WEIGHTS = ("*.onnx", "*.onnx.data", "*.onnx_data", "openvino_*.bin", "*.rbln", "*.fxb")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -39,12 +44,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path) -> ModelFacts:
-    """The facts of a model directory, from its `config.json` and the headers of its safetensors files.
+    """The facts of a model directory, from its description and the headers of its safetensors files.
+
+    Where the weights are in another format, their number follows from the shape, and their size is that of the files.
 
     Raises:
-        ModelError: there is no `config.json`, or it does not describe a decoder.
+        ModelError: there is no description, or it is not of a decoder.
     """
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG) or _from_genai(read_json(folder / GENAI_CONFIG))
     if not config:
         raise ModelError(
             f"{folder} has neither a GGUF file nor a {CONFIG}", hint="name a model directory"
@@ -55,7 +62,7 @@ def read_checkpoint(folder: Path) -> ModelFacts:
         _whole(folder, config, "hidden_size"),
     )
     parameters, weights_bytes = _weights(folder)
-    return ModelFacts(
+    facts = ModelFacts(
         parameters=float(parameters),
         layers=_whole(folder, config, "num_hidden_layers"),
         hidden=hidden,
@@ -68,6 +75,41 @@ def read_checkpoint(folder: Path) -> ModelFacts:
         architecture=str(config.get("model_type", "")),
         weights_bytes=weights_bytes,
     )
+    if parameters or not (size_bytes := _other_weights(folder)):
+        return facts
+    counted = _parameters(facts, tied=bool(config.get("tie_word_embeddings")))
+    return replace(facts, parameters=counted, weights_bytes=size_bytes)
+
+
+def _from_genai(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What an ONNX builder notes of a decoder, in Hugging Face's words."""
+    model = described.get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(decoder, dict):
+        return {}
+    return {
+        "num_hidden_layers": decoder.get("num_hidden_layers"),
+        "hidden_size": decoder.get("hidden_size"),
+        "num_attention_heads": decoder.get("num_attention_heads"),
+        "num_key_value_heads": decoder.get("num_key_value_heads"),
+        "head_dim": decoder.get("head_size"),
+        "vocab_size": model.get("vocab_size"),
+        "max_position_embeddings": model.get("context_length"),
+        "model_type": model.get("type", ""),
+    }
+
+
+def _parameters(facts: ModelFacts, *, tied: bool) -> float:
+    """The weights of a decoder with a gated feed-forward network, from its shape."""
+    attention = 2 * facts.hidden * facts.head_dim * (facts.heads + facts.kv_heads)
+    layers = facts.layers * (attention + 3 * facts.hidden * facts.ffn)
+    return float(layers + facts.vocab * facts.hidden * (1 if tied else 2))
+
+
+def _other_weights(folder: Path) -> int:
+    """Bytes of the weights of a directory that has no safetensors files."""
+    files = (path for pattern in _OTHER_WEIGHTS for path in folder.glob(pattern))
+    return sum(path.stat().st_size for path in files)
 
 
 def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int | None = None) -> int:

@@ -20,6 +20,7 @@ GRAPHS = 1000
 """Most graphs of one model; one per decoded batch size and one per phase are usual."""
 COMPILE = "compile it with optimum-rbln: RBLNAutoModelForCausalLM.from_pretrained(MODEL, export=True, rbln_config=…)"
 
+_PICKLES = ("*.pth", "*.pt", "*.bin")
 _GRAPH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _NPU = re.compile(r"(RBLN-C[AR])(\d)(\d?)")
 
@@ -35,6 +36,7 @@ class CompiledModel:
         devices: that share each layer.
         npu: product that it was compiled for, such as `RBLN-CA25`; empty = it does not say.
         version: of the optimum-rbln that wrote it; empty = it does not say.
+        pickles: files beside the graphs that run code when optimum-rbln reads them.
     """
 
     batch: int
@@ -43,6 +45,7 @@ class CompiledModel:
     devices: int
     npu: str
     version: str
+    pickles: tuple[str, ...] = ()
 
 
 def read_compiled(folder: Path) -> CompiledModel:
@@ -63,6 +66,7 @@ def read_compiled(folder: Path) -> CompiledModel:
         devices=_devices(config, graphs, folder),
         npu=_first_text(graphs, "npu") or _first_text([config], "npu"),
         version=_first_text([config], "optimum_rbln_version"),
+        pickles=tuple(sorted(p.name for kind in _PICKLES for p in folder.glob(kind))),
     )
 
 

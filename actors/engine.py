@@ -58,6 +58,10 @@ class Capabilities:
     metered: bool = False
 
 
+UNKNOWN = Capabilities()
+"""Of an engine that has not said anything yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """The cost model's figures that the emulated engine keeps to: t(B) = fixed_s + per_sequence_s * B."""

@@ -42,6 +42,7 @@ class Place:
         model_path: weights in a form that the engine reads; empty for an engine that needs none.
         cores: logical CPUs for this engine alone; empty = any.
         hosts: address of each stage's node; only for stages on several nodes.
+        meeting_port: of the first of them; 0 = there is but one.
         log_path: file for the output of the engine's processes; empty = none.
         owner: mark of the engine's processes.
     """
@@ -49,6 +50,7 @@ class Place:
     model_path: str = ""
     cores: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()
+    meeting_port: int = 0
     log_path: str = ""
     owner: str = ""
 
@@ -77,6 +79,7 @@ def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) ->
         handles=slot.handles,
         tp=slot.tp,
         stages=_stages(slot, place),
+        meeting_port=place.meeting_port,
         endpoint=slot.handles[0] if slot.family == REMOTE and slot.handles else "",
         eos_ids=tuple(model.eos_ids),
         tuning=slot.tuning,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from . import advisories
 from .recipe import digest, recipes
+from .rooted_files import list_folder
 
 ENVS_ENV = "SHARDYARD_ENVS"
 """The folder of all environments."""
@@ -145,13 +146,10 @@ def stand_in(name: str) -> str:
 
 def installed(place: Path) -> dict[str, str]:
     """Distributions of a virtual environment and their versions, by normalised name, from the names of folders."""
-    names = (
-        entry.name.removesuffix(".dist-info")
-        for packages in place.glob("lib/python3*/site-packages")
-        for entry in os.scandir(packages)
-        if entry.name.endswith(".dist-info")
-    )
-    pairs = (name.partition("-") for name in names)
+    folders = place.glob("lib/python3*/site-packages")
+    names = (name for packages in folders for name in list_folder(packages))
+    facts = (name.removesuffix(".dist-info") for name in names if name.endswith(".dist-info"))
+    pairs = (name.partition("-") for name in facts)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, _, version in pairs}
 
 
@@ -162,7 +160,7 @@ def _incomplete(name: str) -> Trouble | None:
         return None if python else _not_an_environment(name, place)
     if name not in recipes():
         return _unknown(name)
-    if not place.exists():
+    if not os.path.exists(place):  # noqa: PTH110 - the method of Path raises where it may not look
         return Trouble(
             name=name,
             kind="missing",

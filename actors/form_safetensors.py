@@ -6,13 +6,14 @@ words: the tokenizer is ours. Tells its progress as JSON lines; it must not know
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from .errors import ModelError
+from .form_progress import Tell, run
 from .vocabulary import Vocabulary, gguf_vocabulary
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -80,14 +81,14 @@ def older(config: dict[str, Any]) -> dict[str, Any]:
     return {"torch_dtype": config.get("dtype", "float32")} | theta | config
 
 
-def convert(source: Path, folder: Path, dtype: str, tell: TextIO) -> None:
+def convert(source: Path, folder: Path, dtype: str, tell: Tell) -> None:
     """Writes the folder, which must exist and be empty.
 
     Raises:
         ModelError: the file is broken, or of an architecture or tokenizer that is not supported.
     """
     vocabulary, facts = gguf_vocabulary(source)
-    _tell(tell, 0.02, "reads the weights")
+    tell(0.02, "reads the weights")
     config = _weights(source, folder, DTYPES[dtype], tell)
     ends = generation_config(vocabulary)
     config.pop("_name_or_path", None)
@@ -103,19 +104,17 @@ def convert(source: Path, folder: Path, dtype: str, tell: TextIO) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     if vocabulary.chat_template:
         (folder / "chat_template.jinja").write_text(vocabulary.chat_template, encoding="utf-8")
-    _tell(tell, 1.0, "done")
 
 
-def _weights(source: Path, folder: Path, dtype: str, tell: TextIO) -> dict[str, Any]:
+def _weights(source: Path, folder: Path, dtype: str, tell: Tell) -> dict[str, Any]:
     """Writes the weights and returns the configuration that fits them."""
-    import torch
-    from transformers import AutoModelForCausalLM, GgufConfig
-
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = transformers.AutoModelForCausalLM.from_pretrained(
             str(source.parent),
             gguf_file=source.name,
-            quantization_config=GgufConfig(dequantize=True),
+            quantization_config=transformers.GgufConfig(dequantize=True),
             dtype=getattr(torch, dtype),
             local_files_only=True,
             trust_remote_code=False,
@@ -125,32 +124,10 @@ def _weights(source: Path, folder: Path, dtype: str, tell: TextIO) -> dict[str, 
             f"{source} cannot be converted: {str(error).strip().splitlines()[0][:300]}",
             hint="name a model in safetensors, or serve the GGUF file with openvino or llamacpp",
         ) from None
-    _tell(tell, 0.7, "writes the weights")
+    tell(0.7, "writes the weights")
     model.save_pretrained(folder)
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _tell(stream: TextIO, fraction: float, doing: str) -> None:
-    stream.write(json.dumps({"fraction": fraction, "doing": doing}) + "\n")
-    stream.flush()
-
-
-def main(arguments: list[str]) -> int:
-    """Entry point. A failure is the last line, as `error` and `hint`."""
-    source, folder, dtype = arguments
-    # Libraries print when they like: our lines get a stream of their own.
-    tell = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-    try:
-        convert(Path(source), Path(folder), dtype, tell)
-    except (ModelError, ImportError, OSError, MemoryError) as error:
-        said = {"error": str(error) or type(error).__name__, "hint": getattr(error, "hint", "")}
-        tell.write(json.dumps(said) + "\n")
-        tell.flush()
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(convert, sys.argv[1:]))

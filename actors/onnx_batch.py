@@ -202,7 +202,9 @@ class Batch:
         self._cache.freed(free, sequence.filled)
         if not self._cache.movable:
             return
-        last = max((s for s in self._slots if s and s is not self._reading), key=_slot, default=None)
+        last = max(
+            (s for s in self._slots if s and s is not self._reading), key=_slot, default=None
+        )
         for mover in (last, self._reading):
             if mover is not None and mover.slot > free:
                 free = self._move(mover, free)

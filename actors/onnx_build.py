@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
 import io
 import json
@@ -118,7 +119,7 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 def _run_builder(source: Path, target: Path, cache: Path, dtype: str) -> None:
     """Logits of the last position only, no code from the model's folder, no hub."""
-    from onnxruntime_genai.models import builder
+    builder = importlib.import_module("onnxruntime_genai.models.builder")
 
     provider = PROVIDERS[dtype]
     options = ["prune_lm_head=true", "hf_token=false", "hf_remote=false"]

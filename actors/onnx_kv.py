@@ -125,7 +125,9 @@ class HostKv:
 
 
 def _mapped(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size)
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(
         mmap, "MADV_NOHUGEPAGE"
     ):  # a huge page would hold whole windows of which little is used

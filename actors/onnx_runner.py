@@ -30,7 +30,14 @@ class Runner:
     """
 
     def __init__(
-        self, session: Any, graph: DecoderGraph, cache: KvCache, *, vocab: int, rows: int, chunk: int
+        self,
+        session: Any,
+        graph: DecoderGraph,
+        cache: KvCache,
+        *,
+        vocab: int,
+        rows: int,
+        chunk: int,
     ) -> None:
         self._session = session
         self._graph = graph

@@ -55,9 +55,8 @@ def open_session(graph: DecoderGraph, config: EngineConfig, provider: Provider) 
         options.add_provider_for_devices(_devices(onnxruntime, provider), provider.filled(config))
     else:
         rows = [provider, *([named(provider.beside)] if provider.beside else [])]
-        given["providers"] = [(row.name, row.filled(config)) for row in rows]
-        if provider.name != CPU:
-            given["providers"].append(CPU)
+        providers: list[Any] = [(row.name, row.filled(config)) for row in rows]
+        given["providers"] = providers if provider.name == CPU else [*providers, CPU]
     try:
         session = onnxruntime.InferenceSession(graph.data, options, **given)
     except Exception as error:

@@ -34,11 +34,15 @@ class Reading:
     Args:
         ids_field: field of a choice that holds the ids; empty = the text is taken.
         most: tokens asked for; ids beyond are not taken.
+
+    Attributes:
+        finished: the last chunk was given.
+        error: why nothing follows the last chunk although it was not the end.
     """
 
     __slots__ = (
-        "_buffer", "_done", "_eos_ids", "_error", "_field", "_finish", "_ids", "_left", "_request", "_texts", "_usage", "_vocab",
-        "finished",
+        "_buffer", "_done", "_eos_ids", "_field", "_finish", "_ids", "_left", "_request", "_texts", "_usage", "_vocab",
+        "error", "finished",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +55,7 @@ class Reading:
         eos_ids: tuple[int, ...] = (),
     ) -> None:
         self.finished = False
+        self.error: EngineError | None = None
         self._request = request
         self._field = ids_field
         self._left = most
@@ -62,22 +67,19 @@ class Reading:
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
         self._done = False
-        self._error: EngineError | None = None
 
     def feed(self, data: bytes) -> Chunk | None:
         """What these bytes add to the text; empty bytes are the end of the stream.
 
         Raises:
-            EngineError: the stream is broken or says that the request failed. What came before it was given out first.
+            EngineError: the stream is broken or says that the request failed; kept in `error` when there is a chunk from before.
         """
-        if self._error is not None:
-            raise self._error
         try:
             self._take(data)
         except EngineError as error:
             if not self._ids and not self._texts:
                 raise
-            self._error = error
+            self.error = error
         return self._chunk()
 
     def _take(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -36,6 +36,7 @@ class OpenAIClient:
         base_url: up to and with the version, e.g. `http://engine/v1`.
         model: the name under which the server knows the model.
         window, vocab: 0 = not known, then not checked.
+        amend: changes the body of a request, given its route, before it is sent.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class OpenAIClient:
         window: int = 0,
         vocab: int = 0,
         eos_ids: tuple[int, ...] = (),
+        amend: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         self.name = name
+        self._amend = amend
         self._base_url = base_url.rstrip("/")
         self._model = model
         self._dialect = dialect
@@ -92,6 +95,8 @@ class OpenAIClient:
             vocab=self._vocab,
             eos_ids=self._eos_ids,
         )
+        if self._amend is not None:
+            self._amend(path, body)
         call = _Call(request)
         self._calls.add(call)
         try:
@@ -100,6 +105,8 @@ class OpenAIClient:
                 chunk = reading.feed(await call.read())
                 if chunk is not None:
                     yield chunk
+                if reading.error is not None:
+                    raise reading.error
         except _Aborted:
             yield Chunk((), "abort")
         except EngineError as error:
@@ -184,7 +191,9 @@ class _Call:
         except (aiohttp.ClientError, OSError) as error:
             raise _lost(error) from None
         if response.status != 200:
-            raise complaint(response.status, await self._complaint(response), self.request)
+            error = complaint(response.status, await self._complaint(response), self.request)
+            error.fields["retry_after_s"] = _seconds(response.headers.get("Retry-After", ""))
+            raise error
         if response.content_type != "text/event-stream":
             raise EngineError(f"answered with {response.content_type[:60]} instead of a stream")
         if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -221,6 +230,11 @@ class _Call:
             self._response.close()
         elif self._sending is not None and not self._sending.cancel():
             _hang_up(self._sending)
+
+
+def _seconds(text: str) -> float:
+    """How long a server asks to be left alone; 0 where it says nothing, or a date."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else 0.0
 
 
 async def _post(

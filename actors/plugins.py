@@ -25,6 +25,7 @@ from .engine import Engine
 from .environments import trouble
 from .errors import EngineError
 from .server import ServerEngine
+from .server_spec import Server
 from .worker import WorkerEngine
 
 log = structlog.get_logger()
@@ -155,6 +156,12 @@ def engine_facts(name: str) -> EngineFacts | None:
     """What the planner knows of an engine: from the catalog, or as its plugin says; None = nothing."""
     plugin = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found.get(name)
     return engines().get(name) or getattr(plugin, "facts", None)
+
+
+def server_of(name: str) -> Server | None:
+    """The vendor's server that an engine is; None when it is something else, or is not known."""
+    engine = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found.get(name)
+    return engine() if engine is not None and hasattr(engine, "argv") else None
 
 
 def make_engine(name: str) -> Engine:

@@ -16,24 +16,20 @@ import structlog
 from ray import serve
 
 from placement.calibration import Calibration
-from placement.modelspec import ModelFacts
-from placement.remote import is_remote
 
-from .calibrate import Measured
 from .cores import claim_cores
-from .engine_config import REMOTE, Place
-from .errors import EngineCrashed, LoadFailed, ModelMissing
-from .generation import Text
+from .engine_config import Place
+from .errors import EngineCrashed, LoadFailed
 from .logs import configure, log_path
 from .names import CONTROLLER, NAMESPACE
 from .orphans import reap
-from .plugins import engine_facts, make_engine
+from .plugins import make_engine, server_of
+from .ray_peers import Group, join_nodes
 from .registry import ReplicaEntry
 from .replica import Replica, ReplicaConfig, ReplicaStatus
 from .slot import SlotSpec
-from .sources import form_path, resolve
-from .text import TextModel
-from .untold_text import UntoldText
+from .slot_calibration import calibration
+from .weights import load_text, model_path
 
 log = structlog.get_logger()
 
@@ -68,12 +64,16 @@ class ReplicaHost:
         for orphan in await asyncio.to_thread(reap):
             log.warning("engine.orphan_ended", pid=orphan.pid, name=orphan.name, owner=orphan.owner)
         self._cores = claim_cores(0 if slot.emulated else slot.threads)
+        self._group = await self._joined()
+        group = self._group
         config = ReplicaConfig(
             slot=slot,
             incarnation=self._incarnation,
             place=Place(
                 model_path=model_path(slot),
                 cores=self._cores.cpus,
+                hosts=group.hosts if group else (),
+                meeting_port=group.meeting_port if group else 0,
                 log_path=str(log_path(f"{slot.id}-engine")),
                 owner=self._incarnation,
             ),
@@ -81,11 +81,26 @@ class ReplicaHost:
             host=self._host,
         )
         self._replica = Replica(
-            config, make_engine(slot.engine), lambda: load_text(slot), self._changed.set
+            config,
+            make_engine(slot.engine),
+            lambda: load_text(slot),
+            self._changed.set,
+            companions=group.start if group else None,
         )
         self._port = await self._replica.start()
         self._renewing = asyncio.create_task(self._renew())
         self._watching = asyncio.create_task(self._watch())
+        self._accompanying = asyncio.create_task(self._watch_group())
+
+    async def _joined(self) -> Group | None:
+        """The other nodes of an engine whose process group spans nodes."""
+        server = server_of(self._slot.engine)
+        spans = len(set(self._slot.nodes)) > 1 and hasattr(server, "peers")
+        return await join_nodes(self._slot, server, self._host) if server and spans else None
+
+    async def _watch_group(self) -> None:
+        if self._group is not None:
+            self._replica.fail(await self._group.ended())
 
     async def check_health(self) -> None:
         """Serve's probe: the listener is there. A model that cannot be loaded is the controller's to judge."""
@@ -97,7 +112,10 @@ class ReplicaHost:
     async def __del__(self) -> None:
         """Serve removes the replica: running streams finish first."""
         self._watching.cancel()
+        self._accompanying.cancel()
         await self._replica.drain(LONGEST_DRAIN_S)
+        if self._group is not None:
+            await self._group.stop()
         self._renewing.cancel()
         await self._call("deregister", self._slot.id, self._incarnation)
 
@@ -159,53 +177,3 @@ class ReplicaHost:
             today = datetime.now(UTC).date().isoformat()
             self._calibrated = calibration(self._slot, status.facts, status.measured, today)
         return self._calibrated
-
-
-def calibration(
-    slot: SlotSpec, facts: ModelFacts, measured: Measured, today: str
-) -> Calibration | None:
-    """What was measured as the planner reads it; None where no dtype was planned."""
-    if slot.dtype is None:
-        return None
-    return Calibration(
-        device_class=slot.device_class,
-        engine=slot.engine,
-        model=slot.model,
-        facts=facts,
-        dtype=slot.dtype,
-        arithmetic=slot.arithmetic,
-        tp=slot.tp,
-        shares=slot.shares,
-        device_shares=slot.device_shares,
-        prompt_tokens=measured.prompt_tokens,
-        context=measured.context,
-        sequences=max(batch for batch, _ in measured.steps),
-        prefill_tokens_per_s=round(measured.prefill_tokens_per_s, 3),
-        token_s_fixed=measured.token_s_fixed,
-        token_s_per_sequence=measured.token_s_per_sequence,
-        uncertainty=measured.uncertainty,
-        source=f"measured when {slot.id} had loaded",
-        measured=today,
-    )
-
-
-def model_path(slot: SlotSpec) -> str:
-    """Where the weights are on this node, in a form that the engine reads; empty for an engine that needs none."""
-    if slot.emulated or is_remote(slot.source) or slot.family == REMOTE:
-        return ""
-    facts = engine_facts(slot.engine)
-    return str(form_path(slot.source, facts.formats if facts else frozenset(), slot.dtype))
-
-
-def load_text(slot: SlotSpec) -> Text:
-    """The tokenizer and chat template of a slot; a stand-in for a model that only an endpoint knows."""
-    if is_remote(slot.tokenizer):
-        return UntoldText(slot.window, slot.facts)
-    return TextModel.load(_present_path(slot.tokenizer))
-
-
-def _present_path(source: str) -> str:
-    presence = resolve(source)
-    if not presence.present:
-        raise ModelMissing(presence.reason, hint=presence.hint, source=source)
-    return presence.path

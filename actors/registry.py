@@ -7,7 +7,7 @@ from typing import Literal
 
 from placement.calibration import Calibration
 
-from .engine import Capabilities
+from .engine import UNKNOWN, Capabilities
 
 ReplicaState = Literal["loading", "ready", "draining", "failed"]
 
@@ -48,5 +48,5 @@ class ReplicaEntry:
     emulated: bool = False
     detail: str = ""
     speed: float = 1.0
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = UNKNOWN
     calibration: Calibration | None = None

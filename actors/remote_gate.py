@@ -74,7 +74,7 @@ class Gate:
     """Makes the sockets of one endpoint's connections, and no other.
 
     Attributes:
-        refused: why the last address was refused; empty while none was.
+        refused: why the last address was refused; empty when it was not.
         private: whether the last connection went to an address that is not public.
     """
 
@@ -95,5 +95,6 @@ class Gate:
         if said:
             self.refused = said
             raise OSError(errno.EACCES, said)
+        self.refused = ""
         self.private = bool(objection(address, allow_private=False))
         return socket.socket(family=family, type=kind, proto=protocol)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +86,7 @@ class Replica:
     Args:
         text_loader: blocking; runs in a thread.
         on_change: called on the loop when the state or the done fraction of loading changes.
+        companions: starts what the engine needs on other nodes, just before it is loaded.
     """
 
     def __init__(
@@ -94,11 +95,14 @@ class Replica:
         engine: Engine,
         text_loader: Callable[[], Text],
         on_change: Callable[[], None],
+        *,
+        companions: Callable[[EngineConfig], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._engine = engine
         self._text_loader = text_loader
         self._on_change = on_change
+        self._companions = companions
         self._admission = Admission(config.slot.concurrency, config.slot.queue)
         self._state: Condition = "loading"
         self._detail = ""
@@ -136,17 +140,19 @@ class Replica:
                 config = engine_config(
                     self._config.slot, text, self._config.place, window=self._window
                 )
+                if self._companions is not None:
+                    await self._companions(config)
                 await self._engine.load(config, self._progress)
             await prove(self._engine, text)
             if self._config.slot.calibrate and not self._engine.capabilities.metered:
                 self._measured = await self._calibrate(config)
         except ShardyardError as error:
-            self._fail(f"{error.message}; {error.hint}" if error.hint else error.message)
+            self.fail(f"{error.message}; {error.hint}" if error.hint else error.message)
         except TimeoutError:
-            self._fail(f"not loaded after {LOAD_TIMEOUT_S:.0f} s")
+            self.fail(f"not loaded after {LOAD_TIMEOUT_S:.0f} s")
         except Exception as error:
             log.exception("replica.load_broken", slot=self._config.slot.id)
-            self._fail(f"loading failed: {type(error).__name__}: {error}")
+            self.fail(f"loading failed: {type(error).__name__}: {error}")
         else:
             self._text = text
             self._load_ratio = 1.0
@@ -172,7 +178,7 @@ class Replica:
             text,
             self._pulse,
             MemoryWatch(self._engine.processes, planned),
-            on_sick=self._fail,
+            on_sick=self.fail,
             on_detail=self._tell,
         )
 
@@ -229,7 +235,7 @@ class Replica:
             raise EngineCrashed("the listener is gone")
         sick = self._engine.health() if self._state in ("ready", "draining") else ""
         if sick:
-            self._fail(sick)
+            self.fail(sick)
         if self._state == "failed":
             raise (LoadFailed if self._text is None else EngineCrashed)(self._detail)
 
@@ -271,7 +277,8 @@ class Replica:
             session.send_state()
         self._on_change()
 
-    def _fail(self, detail: str) -> None:
+    def fail(self, detail: str) -> None:
+        """Takes no more requests: what it needs is gone. `check` then says so."""
         if self._state != "failed":
             self._become("failed", detail)
 
@@ -303,7 +310,7 @@ class Replica:
             window=self._window,
             admission=self._admission,
             pulse=self._pulse,
-            on_death=self._fail,
+            on_death=self.fail,
         )
         try:
             self._count(await generation.run())

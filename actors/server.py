@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
@@ -91,13 +92,13 @@ class ServerEngine:
 
     async def _load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         name = self._server.environment
-        python = self._find(name)
+        python = self._find(name) if name else Path(sys.executable)
         if python is None:
             raise LoadFailed(
                 f"the environment {name!r} of engine {self.name} is not built",
                 hint=f"shardyard env create {name}",
             )
-        planned = launch(self._server, config, python, self._recipe(name))
+        planned = launch(self._server, config, python, self._recipe(name) if name else {})
         self._process = process = ServerProcess(planned.order(config, self._grace_s), planned.mark)
         log.info(SERVER_STARTED, engine=self.name, pid=process.pid)
         progress(0.05)
@@ -135,7 +136,7 @@ class ServerEngine:
     async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
         """See `Engine`. Waits as long as the server lives: deadlines are the caller's."""
         client, process = self._client, self._process
-        if client is None or process is None:
+        if client is None or process is None or self._scrape is None:
             raise EngineError(f"engine {self.name} is not loaded")
         if process.died.is_set() or self._fault:
             raise await self._crashed(process)
@@ -193,7 +194,7 @@ class ServerEngine:
     async def close(self) -> None:
         """Ends the server, its process tree and its folder; bounded to the grace and a few seconds."""
         self._fault = self._fault or "it is closed"
-        client, self._client = self._client, None
+        client, self._client, self._scrape = self._client, None, None
         if client is not None:
             await client.close()
         if self._process is not None and not self._process.gone.is_set():

@@ -89,8 +89,7 @@ def launch(
         LoadFailed: the configuration is none that the server can run, or there is no place for the folder.
     """
     more = server.values(config)
-    marked = mark(config.owner, secrets.token_hex(4))
-    folder = _folder(marked)
+    marked, folder = private_folder(config.owner, secrets.token_hex(4))
     try:
         return _launch(server, config, python, {**variables}, marked, folder, more)
     except BaseException:
@@ -130,15 +129,15 @@ def _launch(
         own = {name: text.format_map(values) for name, text in server.variables.items()}
     except (KeyError, ValueError, IndexError) as error:
         raise LoadFailed(f"the command of engine {server.name} has no value for {error}") from None
-    environment = _environment(config, python, folder) | dict(variables)
-    environment |= {**dict(config.environment), **own, MARK: marked.text}
+    environment = environment_of(config, python, folder, marked) | dict(variables)
+    environment |= {**dict(config.environment), **own}
     return Launch(
         argv=argv,
         environment={name: value for name, value in environment.items() if own.get(name) != ""},
         folder=folder,
         served=served,
         socket=door,
-        port=port,
+        port=int(values["port"] or 0),
         key=key,
         mark=marked,
     )
@@ -152,7 +151,10 @@ def _filled(part: str | When, values: Mapping[str, str]) -> tuple[str, ...]:
     return (part.format_map(values),) if isinstance(part, str) else part.filled(values)
 
 
-def _environment(config: EngineConfig, python: Path, folder: Path) -> dict[str, str]:
+def environment_of(
+    config: EngineConfig, python: Path, folder: Path, marked: Mark
+) -> dict[str, str]:
+    """What a process of a server's gets of our environment, and what all of them are told alike."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -167,7 +169,18 @@ def _environment(config: EngineConfig, python: Path, folder: Path) -> dict[str, 
         "TMPDIR": str(folder / "t"),
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",
+        MARK: marked.text,
     }
+
+
+def private_folder(owner: str, key: str) -> tuple[Mark, Path]:
+    """The mark of a new server, and its folder.
+
+    Raises:
+        LoadFailed: there is no place for it.
+    """
+    marked = mark(owner, key)
+    return marked, _folder(marked)
 
 
 def _folder(marked: Mark) -> Path:

@@ -98,7 +98,7 @@ class ServerProcess:
             self._popen.wait()
         if told is None:
             orphans.end(self._mark)
-        self._post(self._over, told or Ended())
+        self._post(self._over, told or Ended(lines=("its supervisor was killed",)))
 
     def _command(self) -> None:
         line = json.dumps(self._order).encode() + b"\n"

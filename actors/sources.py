@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from placement.devices import Dtype
 from placement.errors import ShardyardError
-from placement.inventory import ModelPresence
+from placement.inventory import ModelForm, ModelPresence
 from placement.modelspec import ModelFacts
 
-from .checkpoint import CONFIG, read_checkpoint
+from .checkpoint import CONFIG, DESCRIPTIONS, read_checkpoint
 from .errors import ModelError, ModelMissing
+from .forms import form_at, forms_of
 from .gguf import read_gguf
 
 HUB_DEADLINE_S = 10.0
@@ -40,9 +42,30 @@ def resolve(source: str, allowed_roots: Iterable[Path] | None = None) -> ModelPr
     try:
         path = path_of(source, allowed_roots)
         facts = facts_of(path)
+        found = forms_of(path)
     except ShardyardError as error:
         return ModelPresence(source=source, present=False, reason=error.message, hint=error.hint)
-    return ModelPresence(source=source, present=True, path=str(path), facts=facts)
+    forms = dict.fromkeys(ModelForm(format=form.format, dtype=form.settled) for form in found)
+    return ModelPresence(source=source, present=True, path=str(path), facts=facts, forms=(*forms,))
+
+
+def form_path(
+    source: str,
+    formats: Iterable[str],
+    dtype: Dtype | None,
+    allowed_roots: Iterable[Path] | None = None,
+) -> Path:
+    """The path of the form of a source that an engine reads; see `forms.form_at`.
+
+    Args:
+        formats: that it reads; none = any.
+        dtype: that it is to compute; None = any.
+
+    Raises:
+        ModelMissing: the source or the form is not here; the hint is the command that brings it.
+        ModelError: the address is wrong.
+    """
+    return form_at(path_of(source, allowed_roots), formats, dtype, source)
 
 
 def path_of(source: str, allowed_roots: Iterable[Path] | None = None) -> Path:
@@ -83,8 +106,8 @@ def facts_of(path: Path) -> ModelFacts:
 
 
 def _model_in(folder: Path) -> Path:
-    """The model of a directory: itself when it has a config, else the one GGUF file in it."""
-    if (folder / CONFIG).exists():
+    """The model of a directory: itself when it is described, else the one GGUF file in it."""
+    if any((folder / name).exists() for name in DESCRIPTIONS):
         return folder
     return _only(sorted(folder.glob("*.gguf")), str(folder))
 

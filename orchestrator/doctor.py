@@ -17,7 +17,7 @@ from pathlib import Path
 from placement.errors import ShardyardError
 
 from .check import Check
-from .doctor_environments import check_environments, check_software
+from .doctor_environments import check_environments, check_software, engines_said
 from .doctor_vendors import check_this_machine
 from .environments import families_here
 from .lifecycle import DEFAULT_PORT, LOOPBACK
@@ -49,7 +49,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield from check_modules(_has_module)
     yield from check_environments(families_here())
     yield from check_software(_installed(), os.environ)
-    yield from check_this_machine(_installed(), _has_module, _SAID)
+    yield from check_this_machine(_installed(), _has_module, _SAID | engines_said())
     yield check_model_package(_installed())
     yield check_environment(unknown_variables())
     yield check_port(settings)

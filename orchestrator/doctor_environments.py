@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from actors import advisories, environments
+from actors.plugins import ENGINES_GROUP, ENGINES_PACKAGE, load_plugins
 from actors.recipe import Recipe, recipes
 from actors.redaction import redacted
 
@@ -35,6 +36,13 @@ def check_environments(families: Collection[str]) -> Iterator[Check]:
         elif not recipe.family or recipe.family in families:
             detail = f"is not built here ({recipe.about})"
             yield Check(check=_title(recipe), status="warn", detail=detail, hint=trouble.hint)
+
+
+def engines_said() -> frozenset[str]:
+    """Names of the prober's rows of engines that the rows of their environments speak for."""
+    engines = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found
+    lives = {name: getattr(engine, "environment", "") for name, engine in engines.items()}
+    return frozenset(f"engine {name}" for name, place in lives.items() if place in recipes())
 
 
 def check_software(installed: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[Check]:

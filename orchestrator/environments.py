@@ -36,6 +36,8 @@ _SHOWN_LINES = 8
 _NEWS = re.compile(
     r"\s*(?:(?:Downloading|Processing) .*\b[MG]B\)|Building |Installing collected |Uninstalling )"
 )
+_TALK = ("WARNING", "[notice]", "Looking in ")
+"""What pip says beside the reason."""
 _DROPPED = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER")
 
 Say = Callable[[str], None]
@@ -119,6 +121,7 @@ def remove(name: str, *, force: bool) -> bool:
         return False
     with locked(name, place):
         delete(name, place, force=force)
+        place.with_suffix(".log").unlink(missing_ok=True)
     return True
 
 
@@ -143,8 +146,11 @@ def check(name: str) -> Trial:
     flavour = recipe.flavour(found.flavour) if found else None
     began = time.monotonic()
     reason = _try(recipe, flavour or recipe.flavours[0], place)
-    hint = f"shardyard env create {name} --force" if reason else ""
-    return Trial(name=name, seconds=time.monotonic() - began, reason=reason, hint=hint)
+    mends = f"shardyard env create {name} --force"
+    if environments.own(name):
+        mends = f"mend it in {place}, or unset {environments.own_variable(name)}"
+    seconds = time.monotonic() - began
+    return Trial(name=name, seconds=seconds, reason=reason, hint=mends if reason else "")
 
 
 def _build(order: Order, place: Path, version: str, say: Say) -> Built:
@@ -224,8 +230,7 @@ def _expect(ended: Ended, order: Order, what: str, log: Path) -> None:
         )
     if ended.status == 0:
         return
-    # What pip says of its own upgrade or of skipped places is no reason.
-    telling = [line for line in ended.last if not line.startswith(("WARNING", "[notice]"))]
+    telling = [line for line in ended.last if not line.startswith(_TALK)]
     said = "\n  ".join(telling[-_SHOWN_LINES:])
     hint = f"less {log}"
     if flavour.private:

@@ -113,4 +113,4 @@ def row_of(facts: EngineFacts) -> dict[str, Any]:
     row |= {key: list(getattr(facts, key)) for key in _TUPLES}
     row |= {key: getattr(facts, key) for key in _PLAIN}
     row["overhead_gib"] = facts.overhead_bytes / GIB
-    return {key: value for key, value in row.items() if value}
+    return {key: value for key, value in row.items() if value or key in ("drives", "dtypes")}

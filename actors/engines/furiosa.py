@@ -69,7 +69,7 @@ class FuriosaServer:
             hint="install furiosa-driver-rngd and the runtime from FuriosaAI's apt repository; shardyard doctor",
         ),
         Ending(
-            says="Not enough devices|Tensor parallelism degree|must lie within|aligned PEs|textual device format",
+            says="Error: .*(Not enough devices|Tensor parallelism degree|must lie within|aligned PEs|textual device format)",
             reason="the PEs given do not form the groups that the bundle was built for",
             hint="set SHARDYARD_FURIOSA_PES to the bundle's PEs per group, or build the bundle for the PEs that a device has",
         ),
@@ -79,24 +79,29 @@ class FuriosaServer:
             hint="a smaller window, fewer sequences, or a bundle for more PEs",
         ),
         Ending(
-            says="NPU error|HAL error|No available devices|DeviceNotFound|[Dd]evice busy|already in use",
+            says="NPU error|HAL error|Error: No available devices|DeviceNotFound|[Dd]evice busy|cannot acquire",
             reason="a card cannot be opened",
             hint=f"end what else uses it, and let this user open /dev/rngd (group furiosa); {_DOCTOR}",
         ),
         Ending(
-            says=r"reading zip archive|parsing manifest\.json|not a valid FXB|No \.fxb files|stale\) matches|fxb",
+            says=r"Error: .*(reading zip archive|parsing manifest\.json|not a valid FXB|\.fxb files|stale\) matches)",
             reason="the bundle cannot be used",
             hint=f"{_BUILD}; fxb show OUT.fxb tells what it was built with",
         ),
         Ending(
-            says="max_model_len|max_position_embeddings|context length",
+            says="Error: .*(max_model_len|max_position_embeddings|context length)",
             reason="the window is longer than the bundle or the model allows",
             hint="set a smaller window, or build the bundle with --max-model-len",
         ),
         Ending(
-            says="chat template",
+            says="Error: .*chat template",
             reason="the model's tokenizer has no chat template, without which it does not start",
             hint="put chat_template.jinja beside the model's tokenizer_config.json",
+        ),
+        Ending(
+            says="address already in use",
+            reason="another process took its port between its choice and its use",
+            hint="apply again: another port is chosen",
         ),
         Ending(
             says="ModuleNotFoundError|ImportError|PackageNotFoundError",

@@ -17,6 +17,7 @@ from ..hf_folder import refuse_code
 from ..product import listed
 from ..server_spec import Dialect, Ending, When
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _SERIES = ("RBLN-CA", "RBLN-CR")
 _VERSIONS = (
     "shardyard env create rbln --force with the release that compiled it, or compile it again"
@@ -32,6 +33,7 @@ class RblnServer:
     argv: ClassVar[tuple[str | When, ...]] = (
         "{python}", "-P", "-m", "vllm.entrypoints.openai.api_server",
         "--model", "{compiled}", "--served-model-name", "{served}", "--uds", "{socket}",
+        When("tokenizer", "--tokenizer", "{tokenizer}"),
         "--max-model-len", "{compiled_window}", "--max-num-seqs", "{compiled_batch}",
         # Neither temperature nor penalties come out of the model's folder; its end-of-text ids still do.
         "--generation-config", "vllm",
@@ -122,6 +124,7 @@ class RblnServer:
         _check_family(config.device_class, compiled)
         return {
             "compiled": _folder(config),
+            "tokenizer": _tokenizer(config),
             "compiled_window": str(compiled.window),
             "compiled_batch": str(compiled.batch),
             "prefix_caching": f"--{'' if config.tuning.prefix_cache else 'no-'}enable-prefix-caching",
@@ -168,7 +171,28 @@ def _compiled(config: EngineConfig) -> CompiledModel:
     folder = Path(_folder(config))
     compiled = read_compiled(folder)
     refuse_code(folder)
+    if compiled.pickles and not config.tuning.allow_pickle:
+        raise LoadFailed(
+            f"{folder} holds {', '.join(compiled.pickles[:3])}, and optimum-rbln runs the code in such files",
+            hint="set allow_pickle: true for this model if you compiled it yourself",
+        )
     return compiled
+
+
+def _tokenizer(config: EngineConfig) -> str:
+    """The folder with the tokenizer; empty = it is beside the graphs, where optimum-rbln puts it when it finds one."""
+    if _has_tokenizer(_folder(config)):
+        return ""
+    if config.model_path and _has_tokenizer(config.model_path):
+        return config.model_path
+    raise LoadFailed(
+        f"{_folder(config)} has no tokenizer, and there is none with the model either",
+        hint="copy tokenizer.json and tokenizer_config.json of the model into it",
+    )
+
+
+def _has_tokenizer(folder: str) -> bool:
+    return any((Path(folder) / name).is_file() for name in _TOKENIZERS)
 
 
 def _check_options(config: EngineConfig) -> None:

@@ -83,8 +83,12 @@ class Entry(BaseModel):
 
     @property
     def root(self) -> str:
-        """Where its routes begin, with the version."""
-        return self.url if self.url.endswith("/v1") else f"{self.url}/v1"
+        """Where its routes begin, with the version.
+
+        >>> Entry(url="https://h").root, Entry(url="https://h/v3").root
+        ('https://h/v1', 'https://h/v3')
+        """
+        return self.url if re.search(r"/v[0-9]+$", self.url) else f"{self.url}/v1"
 
     def theirs(self, name: str) -> str:
         """The name that a model of ours has there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import calibrate, capture, chat, cluster, environment, observe, plan, setup, verify
+from . import calibrate, capture, chat, cluster, environment, observe, plan, prepare, setup, verify
 from .program import Program, print_version
 
 
@@ -55,6 +55,7 @@ for command in (
     chat.run,
     calibrate.calibrate,
     environment.env,
+    prepare.prepare,
     setup.doctor,
     capture.capture,
     setup.schema,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -110,6 +111,14 @@ class BatchStepper:
     def stats(self) -> EngineStats:
         assert self._batch is not None
         return self._batch.stats()
+
+
+class PacedStepper(BatchStepper):
+    """Its steps take a moment, as those of every real engine do."""
+
+    def step(self) -> list[Row]:
+        time.sleep(0.001)
+        return super().step()
 
 
 class BrokenLoadStepper(BatchStepper):

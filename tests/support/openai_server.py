@@ -180,7 +180,8 @@ class Answers(BaseHTTPRequestHandler):
                 if faulty and self.fault("odd-finish") and finish:
                     finish = "content_filter"
                 self.event(self.choice(token, finish, told, faulty))
-                self.pace()
+                if not last:
+                    self.pace()
         else:
             self.event(
                 {"choices": [{"index": 0, "text": "", "token_ids": [], "finish_reason": "length"}]}
@@ -229,22 +230,21 @@ class Answers(BaseHTTPRequestHandler):
         """Faults in the middle of a stream; True = it ends here."""
         if number < 3:
             return False
-        if self.fault("garbage-json"):
-            self.chunk(b"data: {nonsense\n\n")
-        elif self.fault("bad-utf8"):
-            self.chunk(b'data: {"choices": [{"text": "\xff\xfe"}]}\n\n')
-        elif self.fault("half-frame"):
+        broken = {
+            "garbage-json": b"data: {nonsense\n\n",
+            "bad-utf8": b'data: {"choices": [{"text": "\xff\xfe"}]}\n\n',
+            "in-band-error": b'data: {"error": {"message": "out of KV memory", "code": 500}}\n\n',
+        }
+        if self.fault("half-frame"):
             self.wfile.write(b'40\r\ndata: {"choices": [{"ind')
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
-            return True
-        elif self.fault("in-band-error"):
-            self.event({"error": {"message": "out of KV memory", "code": 500}})
         elif self.fault("long-line"):
-            with contextlib.suppress(OSError):
-                while True:
-                    self.chunk(b"data: " + b"x" * 65536)
-            return True
+            while True:
+                self.chunk(b"data: " + b"x" * 65536)
+        elif self.state.arguments.fault in broken:
+            self.chunk(broken[self.state.arguments.fault])
+            self.chunk(b"")
         else:
             return False
         return True

@@ -243,3 +243,41 @@ def test_a_degraded_position_that_is_not_there_is_named():
     text = "nodes:\n  n:\n    devices: [{class: RBLN_ATOM, degraded: [1]}]\n"
     with pytest.raises(SpecError, match=r"degraded: position 1 of 1 devices"):
         parse_inventory(text, "x.yaml")
+
+
+ENGINES = """
+nodes:
+  n:
+    cpu: {cores: 2, memory_gib: 8}
+    models: [{source: "file:///m", forms: [{format: safetensors}, {format: onnx, dtype: int4}]}]
+engines:
+  theirs: {drives: [generic/cpu], yields: [generic/cpu], dtypes: [fp32], offers: [seed], overhead_gib: 1.5}
+"""
+
+
+def test_engines_and_forms_survive_a_round_trip() -> None:
+    read = parse_inventory(ENGINES, "x.yaml")
+    (theirs,) = read.engines
+    assert (theirs.name, theirs.dtypes, theirs.overhead_bytes) == ("theirs", ("fp32",), 3 << 29)
+    assert read.nodes[0].models is not None
+    assert [(f.format, f.dtype) for f in read.nodes[0].models[0].forms] == [
+        ("safetensors", None),
+        ("onnx", "int4"),
+    ]
+    assert parse_inventory(dump_inventory(read), "again") == read
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("theirs:", "openvino:", "engine of the catalog"),
+        ("[generic/cpu], yields", "[CPU], yields", "engines.theirs.drives"),
+        ("[seed]", "[vision]", "engines.theirs.offers"),
+        ("dtype: int4", "dtype: int3", "forms"),
+    ],
+)
+def test_engines_and_forms_that_make_no_sense_are_refused(
+    before: str, after: str, says: str
+) -> None:
+    with pytest.raises(SpecError, match=says):
+        parse_inventory(ENGINES.replace(before, after), "x.yaml")

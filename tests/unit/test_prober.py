@@ -14,11 +14,13 @@ from support.hosts import FakeHost, in_memory
 from actors.host import RealHost
 from actors.machine import node_name
 from actors.names import EMULATE_ENV, NODE_ENV, RACK_ENV
+from actors.plugins import ENGINES_GROUP, load_plugins
 from actors.probe import Absent, Broken, Found
 from actors.prober import Prober, prober_of_this_node
 from actors.probes.cpu import CpuProbe
 from actors.report import BrokenProbe, CpuFacts, NodeReport
 from actors.versions import code_hash, versions
+from placement.codec import decode, encode
 from placement.devices import Device, DeviceClass, Health, Kind
 from placement.ids import DeviceId, NodeId
 from placement.inventory import ModelPresence
@@ -290,3 +292,50 @@ def test_the_code_hash_follows_content_and_name(tmp_path: Path):
     changed = code_hash(tmp_path)
     (folder / "a.py").rename(folder / "b.py")
     assert len({before, changed, code_hash(tmp_path)}) == 3
+
+
+THEIRS = """
+from placement.engine_facts import EngineFacts
+class Theirs:
+    name = "theirs"
+    facts = EngineFacts(name="theirs", drives=frozenset({"generic/cpu"}), dtypes=("fp32",))
+class Silent:
+    name = "silent"
+class Thief:
+    name = "thief"
+    facts = EngineFacts(name="openvino", drives=frozenset({"generic/cpu"}), dtypes=("fp32",))
+class Torn:
+    name = "torn"
+    facts = EngineFacts(name="torn", drives=frozenset({"generic/cpu"}), dtypes=("fp3",))
+class Empty:
+    name = "empty"
+    facts = EngineFacts(name="empty", drives=frozenset({"generic/cpu"}), dtypes=("fp32",), tp=())
+"""
+
+
+def test_the_prober_tells_what_other_peoples_engines_say_of_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engines_of_theirs.py").write_text(THEIRS)
+    info = tmp_path / "engines_of_theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: engines-of-theirs\nVersion: 1.0\n")
+    points = [
+        f"{n.lower()} = engines_of_theirs:{n}"
+        for n in ("Theirs", "Silent", "Thief", "Torn", "Empty")
+    ]
+    (info / "entry_points.txt").write_text("\n".join([f"[{ENGINES_GROUP}]", *points]))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    load_plugins.cache_clear()
+    try:
+        report = prober_of_this_node(in_memory("cpu", "captured-epyc-2cpu"), "i").report()
+    finally:
+        load_plugins.cache_clear()
+    assert [facts.name for facts in report.engine_facts] == ["theirs"]
+    assert {"theirs", "silent"} <= report.engines
+    assert decode(NodeReport, encode(report)).engine_facts == report.engine_facts
+    broken = {b.name: b.reason for b in report.broken}
+    assert "NoneType, not EngineFacts" in broken["engine silent"]
+    assert "those of 'openvino'" in broken["engine thief"]
+    assert "make no sense" in broken["engine torn"]
+    assert "tp ()" in broken["engine empty"]

@@ -13,8 +13,9 @@ from orchestrator.errors import ControlError
 from orchestrator.events import NodeRenewed, NodeReported, NodesObserved
 from orchestrator.problems import problems
 from orchestrator.reports import refusal, without_claimed
-from orchestrator.state import State, apply, speed_of
+from orchestrator.state import State, apply, inventory, speed_of
 from placement.devices import Device, Health
+from placement.engine_facts import EngineFacts
 from placement.ids import DeviceId, NodeId
 from placement.interconnect import Bond, Interconnect, LinkKind
 
@@ -157,3 +158,13 @@ async def test_a_controller_that_does_not_know_a_node_asks_for_the_whole_report(
     world = World("n1")
     await world.controller.tick()
     assert await world.controller.renew(a_report("n1").renewal()) is None
+
+
+def test_engines_that_nodes_tell_of_are_part_of_the_inventory():
+    theirs = EngineFacts(name="theirs", drives=frozenset({"generic/cpu"}), dtypes=("fp32",))
+    state = seen(report("n1"), report("n2", engine_facts=(theirs,)))
+    assert inventory(state).engines == (theirs,)
+    faster = replace(theirs, start_s=3.0)
+    changed = seen(report("n2", engine_facts=(faster,)), state=state)
+    assert inventory(changed).engines == (faster,)
+    assert changed.generation == state.generation + 1

@@ -22,6 +22,7 @@ from orchestrator.yaml_positions import read_yaml
 from placement.demand import App
 from placement.errors import SpecError
 from placement.policy import POLICIES
+from placement.tuning import PLAIN
 
 FULL = """\
 name: mixed-app
@@ -230,6 +231,18 @@ MODELS = st.fixed_dictionaries(
             },
         ),
         "priority": st.integers(-1000, 1000),
+        "requires": st.lists(st.sampled_from(["ids", "json_schema", "lora"]), max_size=2),
+        "tuning": st.fixed_dictionaries(
+            {},
+            optional={
+                "attention_backend": NAMES,
+                "quantization": NAMES,
+                "kv_dtype": NAMES,
+                "prefix_cache": st.booleans(),
+                "allow_pickle": st.booleans(),
+                "lora": st.dictionaries(NAMES, st.just("file:///a"), max_size=2),
+            },
+        ),
     },
 )
 
@@ -282,3 +295,28 @@ def test_a_device_class_that_nobody_has_is_named() -> None:
     with pytest.raises(SpecError) as caught:
         check_device_classes(app, known - {"NVIDIA_T4_16G"})
     assert "banned_hardware: no device class NVIDIA_T4_16G" in caught.value.message
+
+
+def test_requirements_and_tuning_reach_the_demand() -> None:
+    keys = "requires: [json_schema, seed], tuning: {kv_dtype: fp8, prefix_cache: false, lora: {b: hf://o/b, a: hf://o/a}}"
+    asked = parse_app(f"models:\n  m: {{source: package://p, {keys}}}\n", "x.yaml").demands[0]
+    assert asked.requires == {"json_schema", "seed"}
+    assert asked.tuning.lora == (("a", "hf://o/a"), ("b", "hf://o/b"))
+    assert (asked.tuning.kv_dtype, asked.tuning.prefix_cache) == ("fp8", False)
+    bare = parse_app("models:\n  m: {source: package://p}\n", "x.yaml").demands[0]
+    assert bare.tuning == PLAIN
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "requires: [vision]",
+        "tuning: {kv_dtyp: fp8}",
+        "tuning: {lora: {a: adapter}}",
+        "tuning: {attention_backend: 'a b'}",
+        "tuning: {allow_pickle: 1}",
+    ],
+)
+def test_requirements_and_tuning_that_nobody_knows_are_refused(keys: str) -> None:
+    with pytest.raises(SpecError, match=r"x\.yaml:2"):
+        parse_app(f"models:\n  m: {{source: package://p, {keys}}}\n", "x.yaml")

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import sys
+from collections.abc import Callable
 
 import pytest
 
-from actors.environments import interpreter, trouble
-
-
-def python_of(environment: str) -> Path:
-    """The interpreter of an environment; skips the test with the reason where there is none."""
-    found = interpreter(environment)
-    if found is None:
-        lacking = trouble(environment)
-        assert lacking is not None
-        pytest.skip(f"{lacking.reason}; next: {lacking.hint} --flavour stand-in")
-    return found
-
 
 @pytest.fixture
-def said(
-    capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
-) -> Iterator[Callable[..., None]]:
+def said(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[..., None]:
     """Prints past pytest what in a test is real and what is a stand-in, and what was seen."""
 
     def say(*, real: str = "", stand_in: str = "", seen: str = "") -> None:
         lines = {"real": real, "stand-in": stand_in, "seen": seen}
+        told = "".join(f"  {what:8}  {text}\n" for what, text in lines.items() if text)
         with capsys.disabled():
-            print(f"\n{request.node.name}")
-            for what, text in lines.items():
-                if text:
-                    print(f"  {what:8}  {text}")
+            sys.stdout.write(f"\n{request.node.name}\n{told}")
 
-    yield say
+    return say

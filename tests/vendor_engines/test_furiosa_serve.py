@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from conftest import python_of
+import pytest_asyncio
 from support.engines import FACTS, engine_config, engine_request, generated
 from support.npu_artifacts import manifest, write_bundle, write_model
+from support.vendor_tier import python_of
 
 from actors.engine import EngineConfig, EngineRequest
 from actors.engines.furiosa import FuriosaServer
@@ -57,7 +58,7 @@ def config_of(files: Path, **changes: Any) -> EngineConfig:
     return engine_config(**fields | changes)
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(files: Path) -> AsyncIterator[ServerEngine]:
     python = python_of("furiosa")
     engine = ServerEngine(StandInServer(), find=lambda _: python)

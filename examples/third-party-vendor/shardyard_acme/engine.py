@@ -7,6 +7,7 @@ goes on exactly, because nothing else enters.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from actors.engine import Capabilities, EngineConfig, EngineStats, Sampling
 from actors.errors import EngineError, LoadFailed
 from actors.stepper import Row
 from placement.engine_facts import EngineFacts
+
+STEP_S = 0.002
+"""What a step of the imaginary card takes, however many sequences are in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class AcmeStepper:
 
     def step(self) -> list[Row]:
         """One id for as many sequences as the card takes at once, the oldest first."""
+        time.sleep(STEP_S)
         running = list(self._sequences)[: self._loaded().max_sequences]
         return [self._row(number) for number in running]
 

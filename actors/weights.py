@@ -1,0 +1,40 @@
+"""Where a slot's weights are on this node, in a form that its engine reads. Knows sources and engines, no Ray."""
+
+from __future__ import annotations
+
+from placement.remote import is_remote
+
+from .engine_config import REMOTE
+from .errors import ModelMissing
+from .generation import Text
+from .plugins import engine_facts
+from .slot import SlotSpec
+from .sources import form_path, resolve
+from .text import TextModel
+from .untold_text import UntoldText
+
+
+def model_path(slot: SlotSpec) -> str:
+    """The path; empty for an engine that needs none.
+
+    Raises:
+        ModelMissing: it is not here; the hint is the command that brings it.
+    """
+    if slot.emulated or is_remote(slot.source) or slot.family == REMOTE:
+        return ""
+    facts = engine_facts(slot.engine)
+    return str(form_path(slot.source, facts.formats if facts else frozenset(), slot.dtype))
+
+
+def load_text(slot: SlotSpec) -> Text:
+    """The tokenizer and chat template of a slot; a stand-in for a model that only an endpoint knows.
+
+    Raises:
+        ModelError: they are not here, or of a kind that is not supported.
+    """
+    if is_remote(slot.tokenizer):
+        return UntoldText(slot.window, slot.facts)
+    presence = resolve(slot.tokenizer)
+    if not presence.present:
+        raise ModelMissing(presence.reason, hint=presence.hint, source=slot.tokenizer)
+    return TextModel.load(presence.path)
