@@ -143,7 +143,7 @@ def _missing(name: str, engine: type[Any]) -> Broken | None:
     environment = getattr(engine, "environment", "")
     if environment:
         wrong = trouble(environment)
-        return wrong and Broken(name=name, reason=wrong.reason, hint=wrong.hint)
+        return None if wrong is None else Broken(name=name, reason=wrong.reason, hint=wrong.hint)
     for module in getattr(engine, "requires", ()):
         if importlib.util.find_spec(module) is None:
             return Broken(

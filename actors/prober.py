@@ -13,9 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from placement.catalog import engines as known_engines
 from placement.devices import DeviceClass
-from placement.engine_facts import EngineFacts
 from placement.errors import ShardyardError
 from placement.ids import NodeId
 
@@ -25,19 +23,17 @@ from .kept_devices import KeptDevices
 from .looks import PROBE_BROKEN, Looks, Outcome
 from .machine import hostname, node_name
 from .names import NODE_ENV, PROBES_ENV, RACK_ENV, RECORDING_ENV, STAND_IN_ENV
+from .node_engines import NO_ENGINES, NodeEngines, engines_of_this_node
 from .plugins import (
-    ENGINES_GROUP,
-    ENGINES_PACKAGE,
     PROBES_GROUP,
     PROBES_PACKAGE,
-    available_engines,
     load_plugins,
 )
 from .polls import Polls
 from .positions import Positions
 from .probe import Absent, Broken, Found, LiveProbe, Probe, Watching
 from .report import BrokenProbe, NodeReport
-from .trust import answered, flaw_of_engine
+from .trust import answered
 from .versions import versions
 
 log = structlog.get_logger()
@@ -63,19 +59,12 @@ def prober_of_this_node(host: Host, incarnation: str, positions: Path | None = N
         SpecError: the name in the environment cannot name a node.
     """
     plugins = load_plugins(PROBES_PACKAGE, PROBES_GROUP)
-    engines, engines_broken = available_engines()
-    engine_facts, facts_broken = _told_of_engines(engines)
     wanted = {name for name in (host.env(PROBES_ENV) or "").split(",") if name}
     made = [
         _made(name, probe) for name, probe in plugins.found.items() if name in wanted or not wanted
     ]
     unusable = [
         *(BrokenProbe(name=p.name, reason=p.reason, hint=p.hint) for p in plugins.broken),
-        *facts_broken,
-        *(
-            BrokenProbe(name=f"engine {e.name}", reason=e.reason, hint=e.hint)
-            for e in engines_broken
-        ),
         *(
             BrokenProbe(name=name, reason=f"{PROBES_ENV} names a probe that is not there")
             for name in sorted(wanted - set(plugins.found))
@@ -89,8 +78,7 @@ def prober_of_this_node(host: Host, incarnation: str, positions: Path | None = N
         [probe for probe in made if not isinstance(probe, BrokenProbe)],
         rack=host.env(RACK_ENV) or "",
         incarnation=incarnation,
-        engines=engines,
-        engine_facts=engine_facts,
+        engines=lambda: engines_of_this_node(host),
         broken=(
             *unreadable,
             *unusable,
@@ -99,24 +87,6 @@ def prober_of_this_node(host: Host, incarnation: str, positions: Path | None = N
         positions=Positions(positions),
         emulated=bool(recording or host.env(STAND_IN_ENV)),
     )
-
-
-def _told_of_engines(
-    available: frozenset[str],
-) -> tuple[tuple[EngineFacts, ...], tuple[BrokenProbe, ...]]:
-    """What engines that the catalog does not have tell of themselves; those that tell nothing are never planned with."""
-    plugins = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found
-    told: list[EngineFacts] = []
-    broken: list[BrokenProbe] = []
-    for name in sorted(available - set(known_engines())):
-        given = getattr(plugins[name], "facts", None)
-        flaw = flaw_of_engine(name, given)
-        if flaw:
-            hint = f"give its class `facts: ClassVar[EngineFacts]` with name {name!r}"
-            broken.append(BrokenProbe(name=f"engine {name}", reason=flaw, hint=hint))
-        else:
-            told.append(given)
-    return tuple(told), tuple(broken)
 
 
 def _replayed(recording: Path) -> tuple[Host, tuple[BrokenProbe, ...]]:
@@ -150,8 +120,7 @@ class Prober:
 
     Args:
         rack: as the operator says; else where a declaration says.
-        engines: engines that can start here.
-        engine_facts: of those that the catalog does not have.
+        engines: asks at each look which engines can start here.
         broken: plugins that could not even be loaded.
         emulated: the hardware is replayed, or a vendor library's stand-in: only the emulated engine may run on it.
         clock: monotonic seconds.
@@ -165,8 +134,7 @@ class Prober:
         *,
         rack: str = "",
         incarnation: str = "",
-        engines: frozenset[str] = frozenset(),
-        engine_facts: tuple[EngineFacts, ...] = (),
+        engines: Callable[[], NodeEngines] = lambda: NO_ENGINES,
         broken: tuple[BrokenProbe, ...] = (),
         positions: Positions | None = None,
         emulated: bool = False,
@@ -185,10 +153,10 @@ class Prober:
             versions=versions(),
             rack=rack,
             incarnation=incarnation,
-            engines=engines,
-            engine_facts=engine_facts,
             emulated=emulated,
         )
+        self._engines_now = engines
+        self._engines = NO_ENGINES
         self._looks = Looks[object]("probe")
         self._polls = Polls(host)
         self._found: dict[str, Found] = {}
@@ -225,6 +193,7 @@ class Prober:
         return self._settle()
 
     def _look(self) -> None:
+        self._engines = self._engines_now()
         calls = {p.name: _call(p, self._host, self._about.node) for p in self.probes}
         outcomes = {
             name: _outcome(said, self._deadline_s)
@@ -273,8 +242,11 @@ class Prober:
             cpu=next((o.cpu for o in offered if o.cpu is not None), None),
             devices=devices,
             classes=tuple(self._classes.values()),
+            engines=self._engines.names,
+            engine_facts=self._engines.facts,
             broken=(
                 *self._plugins_broken,
+                *self._engines.broken,
                 *self._failures,
                 *self._assembly.dropped,
                 *self._polls.failures(),

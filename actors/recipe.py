@@ -63,7 +63,7 @@ class Recipe:
 
     Attributes:
         about: what it is for, in half a sentence.
-        python: versions of Python that can build it, such as `>=3.10,<3.14`.
+        python: versions of Python that can build it, such as `>=3.11,<3.15`.
         check: statement that must run in it.
         check_s: seconds that the statement may take.
         family: family of accelerators that it is made for; empty = several, or none.

@@ -12,14 +12,15 @@ from .catalog import EMULATED, EngineFacts, classes_of, engines_for
 from .demand import Demand
 from .devices import BYTES_PER_VALUE, Device, DeviceClass, Health, Kind, at_speed
 from .ids import DeviceId, NodeId, slot_id
-from .inventory import Artifact, Inventory, Node
+from .inventory import Inventory, Node
 from .layout import Layout
 from .modelspec import ModelFacts
 from .plan import Predicted, Slot, Stage
 from .prediction import Evidence, predicted
 from .problem import facts_of
-from .remote import is_remote, offers, remote_layout
+from .remote import offers, remote_layout
 from .roofline import slowest_hop
+from .verify_files import absences, as_stored, file_faults
 
 _RELATIVE = 1e-6
 
@@ -109,18 +110,7 @@ def _node(demand: Demand, slot: Slot, node: Node) -> Iterator[str]:
         yield f"{demand.id} is not pinned to {node.id}"
     if node.engines is not None and slot.engine not in node.engines:
         yield f"{slot.engine} cannot start on {node.id}"
-    if node.models is not None:
-        for source in _needed(demand, slot, node):
-            presence = node.presence(source)
-            if presence is None or not presence.present:
-                yield f"{source} is not on {node.id}"
-
-
-def _needed(demand: Demand, slot: Slot, node: Node) -> set[str]:
-    """Sources that must lie on a node; those of an endpoint lie with it."""
-    needed = {demand.model.tokenizer} | (set() if slot.emulated else {demand.model.source})
-    real = any(not device.emulated for device in node.devices)
-    return {s for s in needed if not (real and is_remote(s))}
+    yield from absences(demand, slot, node)
 
 
 def _class_of(ground: Ground, slot: Slot, stage: Stage) -> str:
@@ -166,7 +156,8 @@ def _engine(
     yield from _pipeline(ground, facts, engine, slot)
     for kind in dict.fromkeys(classes_of_stages(ground, slot)):
         yield from _class(demand, facts, kind, engine, slot)
-    yield from _source(ground, demand, facts, engine, slot)
+    nodes = [ground.nodes[name] for name in dict.fromkeys(slot.nodes)]
+    yield from file_faults(nodes, demand, facts, engine, slot)
     if device_class.kind is Kind.REMOTE:
         yield from _remote(demand, device_class, slot)
 
@@ -224,71 +215,13 @@ def _class(
         yield f"{device_class.name} is banned"
     if demand.dtype is not None and slot.dtype != demand.dtype:
         yield f"dtype {slot.dtype}, asked for is {demand.dtype}"
-    if _as_stored(facts, engine):
+    if as_stored(facts, engine):
         return
     if slot.dtype not in {dtype for dtype, _ in device_class.flops} & set(engine.dtypes):
         yield f"{engine.name} on {device_class.name} does not compute {slot.dtype}"
     exact = engine.exact_dtypes if demand.arithmetic == "exact" else ()
     if exact and slot.dtype not in exact:
         yield f"{engine.name} is not exact in {slot.dtype}"
-
-
-def _as_stored(facts: ModelFacts, engine: EngineFacts) -> bool:
-    return engine.stored_weights and facts.weights_bytes > 0
-
-
-def _source(
-    ground: Ground, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
-) -> Iterator[str]:
-    if not slot.emulated:
-        for name in dict.fromkeys(slot.nodes):
-            yield from _readable(ground.nodes[name], demand, facts, engine, slot)
-    yield from _built(ground, demand, engine, slot)
-
-
-def _readable(
-    node: Node, demand: Demand, facts: ModelFacts, engine: EngineFacts, slot: Slot
-) -> Iterator[str]:
-    """Forms that the node tells decide; where it tells none, the kind of source does."""
-    source = demand.model.source
-    presence = node.presence(source)
-    forms = presence.forms if presence is not None else ()
-    if not forms or not engine.formats:
-        scheme = source.partition("://")[0]
-        if engine.schemes and scheme not in engine.schemes:
-            yield f"{engine.name} does not read {scheme}:// sources"
-        return
-    own = [form for form in forms if form.format in engine.formats]
-    if not own:
-        yield f"{engine.name} reads no form of {source} on {node.id}"
-    elif not _as_stored(facts, engine) and not any(f.dtype in (None, slot.dtype) for f in own):
-        yield f"{source} is not prepared in {slot.dtype} on {node.id}"
-
-
-def _built(ground: Ground, demand: Demand, engine: EngineFacts, slot: Slot) -> Iterator[str]:
-    for node in {ground.nodes[n] for n in slot.nodes} if engine.build_s else ():
-        held = _compiled(node, demand, slot)
-        if held and not any(_runs(a, demand, slot) for a in held):
-            sizes = sorted({a.tp for a in held})
-            yield f"compiled on {node.id} for tp {sizes} and other buckets, not for tp {slot.tp}"
-        if not held and demand.build == "never":
-            yield f"nothing is compiled on {node.id}, and building is not allowed"
-
-
-def _compiled(node: Node, demand: Demand, slot: Slot) -> list[Artifact]:
-    return [
-        a for a in node.artifacts if a.model == demand.id and a.device_class == slot.device_class
-    ]
-
-
-def _runs(artifact: Artifact, demand: Demand, slot: Slot) -> bool:
-    """Whether a compiled model has the slot's TP size and dtype, and holds what is asked at once."""
-    return (
-        artifact.tp == slot.tp
-        and artifact.dtype in (None, slot.dtype)
-        and (artifact.batch == 0 or artifact.batch >= demand.concurrency)
-        and (artifact.length == 0 or artifact.length >= demand.context)
-    )
 
 
 def _facts_of_engine(ground: Ground, device_class: DeviceClass, slot: Slot) -> EngineFacts | None:

@@ -32,7 +32,7 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """vLLM takes no others."""
 
 OPTIONS: tuple[str | When, ...] = (
-    "--max-model-len", "{window}", "--max-num-seqs", "{sequences}",
+    When("window", "--max-model-len", "{window}"), When("sequences", "--max-num-seqs", "{sequences}"),
     "--dtype", "{dtype}", "--load-format", "{load_format}",
     # Neither temperature nor penalties come out of the model's folder; its end-of-text ids still do.
     "--generation-config", "vllm",

@@ -126,7 +126,7 @@ def main(address: str, node: str, other: str) -> None:
     ray.get(group.ready(), timeout=30)
     strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
     actor = ray.remote(Replica).options(num_cpus=0, scheduling_strategy=strategy).remote()
-    print(json.dumps(ray.get(actor.run.remote((node, other), claims), timeout=90)))  # noqa: T201
+    print(json.dumps(ray.get(actor.run.remote((node, other), claims), timeout=90)))
     ray.kill(actor)
     ray.util.remove_placement_group(group)
 

@@ -252,7 +252,7 @@ def test_a_python_of_the_wrong_version_is_refused(
     monkeypatch.setenv("FAKE_VERSION", "3.9.2")
     done = create(python)
     assert done.exit_code == 2
-    assert "needs Python >=3.10,<3.15" in done.stderr
+    assert "needs Python >=3.11,<3.15" in done.stderr
     assert "is 3.9.2" in done.stderr
     assert "--python PATH" in done.stderr
     done = create("/nowhere/python3")

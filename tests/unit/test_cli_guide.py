@@ -14,7 +14,7 @@ from orchestrator.cli import main
 from orchestrator.inventory_file import parse_inventory
 from orchestrator.settings import Settings, variable
 from orchestrator.spec import parse_spec
-from orchestrator.spec_grammar import Constraints, Gateway, Model, Spec
+from orchestrator.spec_grammar import Constraints, Gateway, Model, Spec, Tuning
 
 ROOT = Path(__file__).parents[2]
 SPECS = (ROOT / "docs" / "guide" / "specs.md").read_text()
@@ -29,7 +29,7 @@ def test_the_specs_of_the_guide_are_read_and_name_every_key() -> None:
     assert parse_spec(small, "guide").app.demands[0].id == "smollm2"
     assert parse_spec(full, "guide").gateway.count == 2
     assert len(parse_inventory(inventory, "guide").nodes) == 3
-    for model in (Spec, Model, Constraints, Gateway):
+    for model in (Spec, Model, Tuning, Constraints, Gateway):
         for key in model.model_fields:
             assert f"{key}:" in full
 

@@ -14,6 +14,7 @@ from support.hosts import FakeHost, in_memory
 from actors.host import RealHost
 from actors.machine import node_name
 from actors.names import EMULATE_ENV, NODE_ENV, RACK_ENV
+from actors.node_engines import NodeEngines
 from actors.plugins import ENGINES_GROUP, load_plugins
 from actors.probe import Absent, Broken, Found
 from actors.prober import Prober, prober_of_this_node
@@ -225,7 +226,13 @@ def test_a_report_survives_json_whole():
     )
     presence = ModelPresence(source="package://x", present=True, path="/x", facts=facts)
     host = in_memory("cpu", "synthetic-dual-socket-smt")
-    seen = Prober(host, NODE, [CpuProbe()], engines=frozenset({"openvino"}), rack="r").report()
+    seen = Prober(
+        host,
+        NODE,
+        [CpuProbe()],
+        engines=lambda: NodeEngines(names=frozenset({"openvino"})),
+        rack="r",
+    ).report()
     sick = dataclasses.replace(seen.devices[0], health=Health.LOST)
     report = dataclasses.replace(seen, models=(presence,), devices=(sick, *seen.devices[1:]))
     codec = TypeAdapter(NodeReport)
@@ -242,7 +249,10 @@ def test_a_node_of_64_devices_reports_in_less_than_100_kb():
 
 def test_placement_gets_what_was_reported():
     report = prober(
-        Answering(Found(devices=(device(),))), rack="r", incarnation="i", engines=frozenset({"e"})
+        Answering(Found(devices=(device(),))),
+        rack="r",
+        incarnation="i",
+        engines=lambda: NodeEngines(names=frozenset({"e"})),
     ).report()
     node = report.as_node()
     assert (node.id, node.rack, node.incarnation) == (NODE, "r", "i")
