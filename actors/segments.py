@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .process_tree import PROC, everybody
 _MEMORY = Path("/dev/shm")  # noqa: S108 - what lies there is the matter
 _MAPPED = re.compile(rb" /dev/shm/([^/\n]+)(?: \(deleted\))?$", re.MULTILINE)
 _CLOCK_SLACK_S = 1.0
+_LOOK_S = 1.0
 
 
 class Segments:
@@ -25,15 +26,20 @@ class Segments:
 
     def __init__(self) -> None:
         self._since = time.time() - _CLOCK_SLACK_S
+        self._looked = -_LOOK_S
         self._known: set[str] = set()
         self._fresh: set[str] = set()
         self._ours: set[str] = set()
 
-    def look(self, pids: Iterable[int]) -> None:
-        """Looks at the tree when there are segments that were not there before."""
+    def look(self, pids: Callable[[], Iterable[int]]) -> None:
+        """Looks at the tree's processes when there are segments that were not there before; once a second at most."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
         names = self._present()
         if names - self._known:
-            self._ours |= _mapped(pids) & names
+            self._ours |= _mapped(pids()) & names
         # One that was just made may not be mapped yet, so each is looked for twice.
         self._known, self._fresh = self._fresh & names, names
 

@@ -74,6 +74,7 @@ class Launch:
             "grace_s": grace_s,
             "log_path": config.log_path,
             "cores": config.cores,
+            "secrets": [self.key],
         }
 
 

@@ -25,7 +25,8 @@ RATE_BYTES = 256 << 10
 BURST_BYTES = 1 << 20
 TAIL_BYTES = 8 << 10
 """Of what is left out, the end that is kept until it is known to be the end."""
-KEPT_LINES = 100
+KEPT_LINES = 400
+"""Native libraries may print a hundred lines after the one that says why the server ended."""
 _MARGIN = 1024
 """Read beyond the longest line, so that a secret across its end is still recognised."""
 _SHORTEST_SECRET = 6

@@ -17,7 +17,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +41,7 @@ class Supervisor:
 
     Args:
         order: `argv`, `environment`, `folder` (removed at the end), `directory` (to run in), `owner` (process id), `grace_s`,
-            `log_path`, `cores`.
+            `log_path`, `cores`, `secrets` (texts that must not be logged).
         rest: what was read of standard input beyond the order.
         say: takes what the owner is to be told.
     """
@@ -51,7 +50,9 @@ class Supervisor:
         self._order = order
         self._heard = rest
         self._say = say
-        self._log = ServerLog(order["log_path"], secrets_of(order["environment"]))
+        self._log = ServerLog(
+            order["log_path"], [*order["secrets"], *secrets_of(order["environment"])]
+        )
         self._selector = selectors.DefaultSelector()
         self._server = 0
         self._status: int | None = None
@@ -115,7 +116,7 @@ class Supervisor:
     def _turn(self) -> None:
         for key, _ in self._selector.select(_LOOK_S):
             key.data()
-        self._segments.look(tree(os.getpid()))
+        self._segments.look(lambda: tree(os.getpid()))
         self._reap()
         if os.getppid() != self._order["owner"]:
             self._ask(ORPHAN_GRACE_S)
@@ -202,14 +203,15 @@ def _order_line() -> tuple[bytes, bytes]:
 
 def _say(**words: Any) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more
-        os.write(1, json.dumps(words).encode() + b"\n")
+        left = json.dumps(words).encode() + b"\n"
+        while left:
+            left = left[os.write(1, left) :]
 
 
 def main() -> None:
     """Entry point."""
     order, rest = _order_line()
     Supervisor(json.loads(order), rest, _say).run()
-    sys.stdout = None  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class Runner:
         # Always given: a model that is left to guess takes ids for padding that prompts are full of.
         seen = columns <= positions[:, None, :, None]
         self._cache.select(low, ends - tokens, most)
-        with torch.inference_mode():
+        with torch.no_grad():
             logits = self._model(
                 input_ids=torch.as_tensor(ids, device=self._device),
                 attention_mask=seen,
@@ -149,7 +149,7 @@ class Runner:
         """Whether reading in parts gives the logits that the model gives without any cache of ours."""
         torch = self._torch
         ids = np.array([[token % vocab for token in _PROOF]], np.int64)
-        with torch.inference_mode():
+        with torch.no_grad():
             given = torch.as_tensor(ids, device=self._device)
             plain = self._model(
                 input_ids=given, attention_mask=torch.ones_like(given), use_cache=False

@@ -12,14 +12,14 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.redaction import redacted
 
 KEPT_LINES = 40
 LONGEST_LINE_BYTES = 4096
-END_DEADLINE_S = 5.0
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,26 +54,37 @@ def watched(
             last.append(line)
             hear(line)
 
+    # An interrupt between the start of the command and the word that it runs would leave it to itself.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
-        process = subprocess.Popen(  # noqa: S603 - an interpreter that the operator chose, no shell
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            cwd="/",
-            process_group=0,
-        )
+        process = _started(argv, env, before)
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         keep(f"{argv[0]}: {error.strerror}".encode())
         return Ended(status=126, overdue=False, last=tuple(last))
     with process:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             overdue = not _drained(process, until_s, keep)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     return Ended(status=process.returncode, overdue=overdue, last=tuple(last))
+
+
+def _started(
+    argv: Sequence[str], env: Mapping[str, str], mask: Iterable[int]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - an interpreter that the operator chose, no shell
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(env),
+        cwd="/",
+        process_group=0,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509 - one call of the kernel
+    )
 
 
 def _drained(

@@ -6,9 +6,12 @@ Decides what may be deleted. It must not know how environments are built.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from actors import environments
@@ -19,6 +22,8 @@ from .errors import InstallError
 
 _ROOM = 1.5
 """Free space that is asked for, over the size at the end: what is downloaded lies beside what is unpacked."""
+_END_DEADLINE_S = 5.0
+_POLL_S = 0.05
 
 
 @contextmanager
@@ -60,7 +65,9 @@ def delete(name: str, place: Path, *, force: bool) -> None:
             hint=f"move it away, or set {environments.ENVS_ENV} to another folder",
         )
     users = _users(place)
-    if users and not force:
+    if users and environments.built(place) is None:
+        _end(users)
+    elif users and not force:
         raise InstallError(
             f"the environment {name} is in use by {', '.join(map(str, users))}",
             hint=f"end these processes, or shardyard env remove {name} --force",
@@ -71,6 +78,21 @@ def delete(name: str, place: Path, *, force: bool) -> None:
     except OSError as error:
         hint = f"ls -ld {place}"
         raise InstallError(f"{place} cannot be deleted: {error.strerror}", hint=hint) from error
+
+
+def _end(users: list[int]) -> None:
+    """Ends what a killed build left: nobody else has business in an unfinished environment."""
+    until = time.monotonic() + _END_DEADLINE_S
+    for pid in users:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    while any(_runs(pid) for pid in users) and time.monotonic() < until:
+        time.sleep(_POLL_S)
+
+
+def _runs(pid: int) -> bool:
+    row = proc_fs.process(pid)
+    return row is not None and row.running
 
 
 def _users(place: Path) -> list[int]:

@@ -35,7 +35,8 @@ class FuriosaServer:
         "{bin}/furiosa-llm", "serve", "{model}", "--fxb", "{artifact}", "--devices", "{devices}",
         # It would listen on every address otherwise; it knows no unix sockets.
         "--host", "127.0.0.1", "--port", "{port}", "--served-model-name", "{served}",
-        "--max-model-len", "{window}", "--max-concurrency", "{sequences}",
+        When("window", "--max-model-len", "{window}"),
+        When("sequences", "--max-concurrency", "{sequences}"),
         # Else it makes a copy of the model on every group of PEs that it finds among those given.
         "--data-parallel-size", "1",
         "{prefix_caching}", "--allowed-origins", "[]", "--disable-uvicorn-access-log",

@@ -19,7 +19,14 @@ from typing import Any, ClassVar
 
 from ..engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
 from ..errors import EngineError
-from ..llamacpp_settings import MODULE, completion, pieces_of, refuse_what_it_cannot, started
+from ..llamacpp_settings import (
+    MODULE,
+    completion,
+    is_exact,
+    pieces_of,
+    refuse_what_it_cannot,
+    started,
+)
 from ..lost_ids import Pieces
 from ..stepper import Row
 
@@ -94,8 +101,9 @@ class LlamaCppStepper:
         progress(1.0)
 
     def capabilities(self) -> Capabilities:
-        """See `Stepper`. How sequences are grouped changes the order of its sums, so a resumed text may differ."""
+        """See `Stepper`."""
         assert self._config is not None
+        exact = is_exact(self._config)
         return Capabilities(
             window=self._config.window,
             sequences=self._config.max_sequences,
@@ -103,7 +111,8 @@ class LlamaCppStepper:
             penalties=True,
             json_schema=True,
             prefix_cache=self._config.tuning.prefix_cache,
-            continuation="coherent",
+            exact=exact,
+            continuation="exact" if exact else "coherent",
         )
 
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:

@@ -168,9 +168,12 @@ def _wants_exact(config: EngineConfig) -> bool:
 
 
 def _is_exact(config: EngineConfig) -> bool:
-    """Seen on processors only, in fp32, in one process: GPUs are asked for it (VLLM_BATCH_INVARIANT) but not believed."""
+    """Seen on processors only, in fp32, in one process: GPUs are asked for it (VLLM_BATCH_INVARIANT) but not believed.
+
+    With adapters it was seen broken: the model's own text changed when an adapter's ran in the same batch.
+    """
     tuning = config.tuning
-    alone = config.tp == 1 and not config.stages
+    alone = config.tp == 1 and not config.stages and not tuning.lora
     plain = not tuning.quantization and tuning.kv_dtype in ("", "auto", "float32")
     wanted = _wants_exact(config) and _on_cpu(config) and alone and plain
     return wanted and not quantised(Path(config.model_path))
@@ -252,8 +255,10 @@ def _adapters(config: EngineConfig) -> Mapping[str, str]:
     pickles = config.tuning.allow_pickle
     rank = max((lora_rank(Path(path), allow_pickle=pickles) for _, path in adapters), default=0)
     words = [f"{name}={path}" for name, path in adapters]
+    # On processors a sequence without adapter gets the last slot's when others have one, so that slot stays empty.
+    slots = len(adapters) + (1 if _on_cpu(config) else 0)
     return {
-        "adapters": str(len(adapters) or ""),
+        "adapters": str(slots) if adapters else "",
         "adapter_rank": str(next((step for step in _LORA_RANKS if step >= rank), rank)),
         **{f"adapter_{n}": words[n] if n < len(words) else "" for n in range(ADAPTERS)},
     }

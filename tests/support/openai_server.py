@@ -6,7 +6,6 @@ Its tokens are a function of the two before, so a text goes on exactly wherever 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import select
@@ -140,7 +139,7 @@ class Answers(BaseHTTPRequestHandler):
     def refused(self, number: int, prompt: object) -> bool:
         """Faults instead of a stream."""
         if self.fault("die-at-first") or self.fault("die-later"):
-            print("worker 0: assertion failed: tensors are not None", flush=True)
+            say("worker 0: assertion failed: tensors are not None")
             os._exit(70)
         if self.fault("grey"):
             threading.Event().wait()
@@ -164,29 +163,18 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         if faulty and self.fault("no-tokens"):
-            return self.wait_for_end()
-        tokens = continuation(ids, int(asked["max_tokens"]), bool(asked.get("ignore_eos")))
+            self.wait_for_end()
+            return
+        tokens = continuation(ids, int(str(asked["max_tokens"])), bool(asked.get("ignore_eos")))
         if faulty and self.fault("endless"):
             tokens = [FIRST] * 10**6
-        told = bool(asked.get("return_token_ids"))
-        if not (faulty and self.fault("empty-text")):
-            for number, token in enumerate(tokens):
-                last = number == len(tokens) - 1
-                finish = ("stop" if token == EOS else "length") if last else None
-                if faulty and self.disturb(number):
-                    return None
-                if faulty and self.fault("no-finish"):
-                    finish = None
-                if faulty and self.fault("odd-finish") and finish:
-                    finish = "content_filter"
-                self.event(self.choice(token, finish, told, faulty))
-                if not last:
-                    self.pace()
-        else:
+        if faulty and self.fault("empty-text"):
             self.event(
                 {"choices": [{"index": 0, "text": "", "token_ids": [], "finish_reason": "length"}]}
             )
-        if dict(asked.get("stream_options") or {}).get("include_usage"):  # type: ignore[call-overload]
+        elif not self.tokens(tokens, bool(asked.get("return_token_ids")), faulty):
+            return
+        if asked.get("stream_options"):
             self.event(
                 {
                     "choices": [],
@@ -196,7 +184,25 @@ class Answers(BaseHTTPRequestHandler):
         if not (faulty and self.fault("no-done")):
             self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
-        return None
+
+    def tokens(self, tokens: list[int], told: bool, faulty: bool) -> bool:
+        """One event for each; False = a fault has ended the stream."""
+        for number, token in enumerate(tokens):
+            last = number == len(tokens) - 1
+            if faulty and self.disturb(number):
+                return False
+            finish = self.finish(token, faulty) if last else None
+            self.event(self.choice(token, finish, told, faulty))
+            if not last:
+                self.pace()
+        return True
+
+    def finish(self, token: int, faulty: bool) -> str | None:
+        if faulty and self.fault("no-finish"):
+            return None
+        if faulty and self.fault("odd-finish"):
+            return "content_filter"
+        return "stop" if token == EOS else "length"
 
     def choice(self, token: int, finish: str | None, told: bool, faulty: bool) -> dict[str, object]:
         odd = {
@@ -285,50 +291,51 @@ class Listening(socketserver.ThreadingMixIn, HTTPServer):
         """A client that hung up is no news."""
 
 
-def at_start(fault: str) -> None:
-    """Faults before anybody listens."""
-    if fault == "die-at-start":
-        print(
-            "loading weights",
-            "ValueError: the weights are torn",
-            sep="\n",
-            file=sys.stderr,
-            flush=True,
-        )
-        sys.exit(3)
-    if fault == "out-of-memory":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "hang-at-start":
-        print("waiting for the device", flush=True)
-        threading.Event().wait()
-    if fault == "slow-start":
-        time.sleep(0.5)
-    if fault == "secrets":
-        print(
-            "token is",
-            os.environ.get("VENDOR_API_TOKEN"),
-            "and HF_TOKEN=hf_abcdefghijklmnopqrst",
-            flush=True,
-        )
-    if fault == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if fault == "flood":
-        threading.Thread(target=flood, daemon=True).start()
-    if fault in ("detached", "overwrites-environment"):
-        detach(fault == "overwrites-environment")
-    if fault == "exposed":
-        door = socket.create_server(("0.0.0.0", 0))
-        DOORS.append(door)
-    if fault == "temporary-files":
-        Path(os.environ["TMPDIR"], "left-behind").write_text("x")
-    if fault == "segments":
-        from multiprocessing import resource_tracker, shared_memory
+def say(*words: object) -> None:
+    """A line of output."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
 
-        segment = shared_memory.SharedMemory(create=True, size=1 << 20)
-        resource_tracker.unregister(segment._name, "shared_memory")  # type: ignore[attr-defined]  # as after SIGKILL of the tracker
-        DOORS.append(segment)
-        print("segment", segment.name, flush=True)
 
+def torn() -> None:
+    say("loading weights")
+    say("ValueError: the weights are torn")
+    sys.exit(3)
+
+
+def hang() -> None:
+    say("waiting for the device")
+    threading.Event().wait()
+
+
+def tell_secrets() -> None:
+    say("token is", os.environ.get("VENDOR_API_TOKEN"), "and HF_TOKEN=hf_abcdefghijklmnopqrst")
+
+
+def leave_segment() -> None:
+    """As after SIGKILL of whoever would have unlinked it."""
+    from multiprocessing import resource_tracker, shared_memory
+
+    segment = shared_memory.SharedMemory(create=True, size=1 << 20)
+    resource_tracker.unregister(f"/{segment.name}", "shared_memory")
+    DOORS.append(segment)
+
+
+AT_START = {
+    "die-at-start": torn,
+    "out-of-memory": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang-at-start": hang,
+    "slow-start": lambda: time.sleep(0.5),
+    "secrets": tell_secrets,
+    "stubborn": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "flood": lambda: threading.Thread(target=flood, daemon=True).start(),
+    "detached": lambda: detach(False),
+    "overwrites-environment": lambda: detach(True),
+    "exposed": lambda: DOORS.append(socket.create_server(("0.0.0.0", 0))),
+    "temporary-files": lambda: Path(os.environ["TMPDIR"], "left-behind").write_text("x"),
+    "segments": leave_segment,
+}
+"""Faults before anybody listens."""
 
 DOORS: list[object] = []
 
@@ -373,10 +380,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fault in ("no-tokens", "empty-text", "die-at-first", "error-503-once"):
         arguments.after = 0
-    at_start(arguments.fault)
+    AT_START.get(arguments.fault, lambda: None)()
     answers = type("Bound", (Answers,), {"state": State(arguments)})
     server = Listening(arguments.socket or ("127.0.0.1", arguments.port), answers)
-    print("listening", flush=True)
+    say("listening")
     server.serve_forever()
 
 

@@ -83,13 +83,42 @@ def _state(pid: int) -> str:
         return ""
 
 
-def folders() -> list[str]:
-    """Private folders of engines that this process owns."""
-    return [p.name for p in Path(tempfile.gettempdir()).glob(f"shardyard-{os.getpid()}-*")]
+def environment_of(pid: int) -> dict[str, str]:
+    """The environment that a process was started with."""
+    rows = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(row.split("=", 1) for row in rows if row)
+
+
+def directory_of(pid: int) -> Path:
+    """Where a process runs."""
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+def segment_of(pid: int) -> Path:
+    """The shared memory that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return next(Path(line[line.index("/dev/shm") :]) for line in lines if "/dev/shm/psm_" in line)
+
+
+def status_kib(pid: int | str, row: str) -> int:
+    """A figure of `/proc/PID/status`, such as VmHWM."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(row + ":"))
+
+
+def entries(folder: str) -> int:
+    """How many there are, e.g. of `/proc/self/fd`."""
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+def folders(owner: int | None = None) -> set[str]:
+    """Private folders of engines that a process owns, this one by default."""
+    place = Path(tempfile.gettempdir())
+    return {p.name for p in place.glob(f"shardyard-{owner or os.getpid()}-*")}
 
 
 async def until(condition: Callable[[], object], deadline_s: float = 5.0) -> None:
     """Returns when the condition holds; fails when it does not in time."""
     async with asyncio.timeout(deadline_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - it lies outside of this process
             await asyncio.sleep(0.005)

@@ -15,5 +15,5 @@ def python_of(environment: str) -> Path:
     if found is None:
         lacking = trouble(environment)
         assert lacking is not None
-        pytest.skip(f"{lacking.reason}; next: {lacking.hint}")
+        pytest.skip(f"{lacking.reason}; next: {lacking.hint} --flavour stand-in")
     return found

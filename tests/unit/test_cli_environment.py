@@ -246,6 +246,16 @@ def test_what_a_killed_build_left_is_built_anew_without_being_told(python: str, 
     assert rows()["torch"]["state"] == "ready"
 
 
+def test_what_a_killed_build_left_running_is_ended(
+    user: subprocess.Popen[bytes], python: str, home: Path
+) -> None:
+    (home / "torch" / environments.MARKER).unlink()
+    done = create(python)
+    assert done.exit_code == 0, done.stderr
+    assert user.wait(10) == -signal.SIGKILL
+    assert rows()["torch"]["state"] == "ready"
+
+
 def test_a_python_of_the_wrong_version_is_refused(
     python: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

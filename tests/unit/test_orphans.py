@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.servers import alive, until
+from support.servers import alive, folders, until
 
 from actors import orphans
 from actors.orphans import MARK, Mark
@@ -89,13 +90,13 @@ def test_descendants_belong_to_the_family_unless_marked_otherwise(
 ) -> None:
     mine = orphans.mark("demo", "feed0001")
     code = (
-        "import os, subprocess, sys; env = {k: v for k, v in os.environ.items() if k != %r};"
-        " a = subprocess.Popen(sys.argv[2:], env=env, stdout=subprocess.PIPE);"
-        " b = subprocess.Popen(sys.argv[2:], env={**env, %r: sys.argv[1]}, stdout=subprocess.PIPE);"
+        "import os, subprocess, sys; env = {**os.environ}; env.pop(sys.argv[2]);"
+        " a = subprocess.Popen(sys.argv[3:], env=env, stdout=subprocess.PIPE);"
+        " b = subprocess.Popen(sys.argv[3:], env={**env, sys.argv[2]: sys.argv[1]}, stdout=subprocess.PIPE);"
         " a.stdout.readline(); b.stdout.readline(); print('up', flush=True); print(a.pid, b.pid, flush=True); a.wait()"
-    ) % (MARK, MARK)
+    )
     process = sleeper(
-        started_here, dead_owner(), argv=[sys.executable, "-S", "-c", code, mine.text, *SLEEP]
+        started_here, dead_owner(), argv=[sys.executable, "-S", "-c", code, mine.text, MARK, *SLEEP]
     )
     assert process.stdout is not None
     unmarked, other = map(int, process.stdout.readline().split())
@@ -169,21 +170,19 @@ asyncio.run(main())
 
 async def test_what_a_killed_owner_and_a_killed_supervisor_left_is_reaped() -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], env=env, stdout=subprocess.PIPE)
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OWNER, env=env, stdout=asyncio.subprocess.PIPE
+    )
     assert owner.stdout is not None
-    line = b""
-    while not line.startswith(b"["):
-        line = owner.stdout.readline()
-    pids = json.loads(line)
+    pids = json.loads((await owner.stdout.readuntil(b"]\n")).splitlines()[-1])
     assert len(pids) == 3
     owner.send_signal(signal.SIGSTOP)  # so that it cannot clean up after its supervisor
     os.kill(pids[0], signal.SIGKILL)
     owner.kill()
-    owner.wait()
-    owner.stdout.close()
+    await owner.wait()
     await until(lambda: alive(pids) == [pids[2]])
     started_at = time.monotonic()
     assert [r.pid for r in orphans.reap()] == [pids[2]]
     assert time.monotonic() - started_at < 2
     assert alive(pids) == []
-    assert list(Path(tempfile.gettempdir()).glob(f"shardyard-{owner.pid}-*")) == []
+    assert folders(owner.pid) == set()

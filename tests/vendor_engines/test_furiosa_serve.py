@@ -9,60 +9,37 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from support.engines import FACTS, engine_config, engine_request, generated
-from support.npu_artifacts import manifest, write_bundle, write_model
+from support.engines import engine_request, generated
+from support.furiosa_stand_in import REAL, STAND_IN, furiosa_config, furiosa_files, stand_in_engine
+from support.npu_artifacts import manifest, write_bundle
 from support.vendor_tier import python_of
 
-from actors.engine import EngineConfig, EngineRequest
+from actors.engine import EngineRequest
 from actors.engines.furiosa import FuriosaServer
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.process_tree import started
 from actors.server import ServerEngine
 from actors.server_endings import Ended, meaning
-from actors.server_spec import When
 
-SCRIPT = Path(__file__).resolve().parents[1] / "support" / "standins_engines" / "furiosa_serve.py"
 CRASH_ID = 63
-REAL = "furiosa-llm 2026.4 serve: arguments, tokenizer, HTTP, streams; its engine's reading of bundle and devices"
-STAND_IN = "the engine from where it opens a card: tokens come from a checksum"
 
 pytestmark = pytest.mark.timeout(240)
 
 
-class StandInServer(FuriosaServer):
-    """The server with its command's program replaced; everything after that is what the engine says."""
-
-    argv: ClassVar[tuple[str | When, ...]] = ("{python}", str(SCRIPT), *FuriosaServer.argv[1:])
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("furiosa")
-    write_model(folder / "model")
-    write_bundle(folder / "m.fxb", manifest((8, 2048), (4, 4096), tp=4))
-    return folder
-
-
-def config_of(files: Path, **changes: Any) -> EngineConfig:
-    fields: dict[str, Any] = {
-        "model_path": str(files / "model"), "artifact": str(files / "m.fxb"), "model": "m",
-        "handles": ("npu:0:0-3",), "window": 1024, "max_sequences": 8, "facts": replace(FACTS, vocab=64),
-        "environment": (("FURIOSA_DEVICES", "npu:0"),),
-    }  # fmt: skip
-    return engine_config(**fields | changes)
+    return furiosa_files(tmp_path_factory.mktemp("furiosa"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(files: Path) -> AsyncIterator[ServerEngine]:
-    python = python_of("furiosa")
-    engine = ServerEngine(StandInServer(), find=lambda _: python)
-    await engine.load(config_of(files), lambda _: None)
+    engine = stand_in_engine()
+    await engine.load(furiosa_config(files), lambda _: None)
     yield engine
     await engine.close()
 
@@ -191,9 +168,8 @@ async def test_more_than_its_window_is_an_error_of_its_own(engine: ServerEngine)
 
 
 async def test_it_ends_when_asked_and_leaves_nothing(files: Path, said: Any) -> None:
-    python = python_of("furiosa")
-    engine = ServerEngine(StandInServer(), find=lambda _: python, grace_s=20.0)
-    await engine.load(config_of(files), lambda _: None)
+    engine = stand_in_engine(grace_s=20.0)
+    await engine.load(furiosa_config(files), lambda _: None)
     stream = engine.generate(engine_request(ignore_eos=True, max_tokens=1000))
     await anext(stream)
     processes = engine.processes()
@@ -213,9 +189,8 @@ async def test_it_ends_when_asked_and_leaves_nothing(files: Path, said: Any) -> 
 async def test_when_its_native_engine_dies_it_ends_itself_and_says_so(
     files: Path, said: Any
 ) -> None:
-    python = python_of("furiosa")
-    engine = ServerEngine(StandInServer(), find=lambda _: python)
-    await engine.load(config_of(files), lambda _: None)
+    engine = stand_in_engine()
+    await engine.load(furiosa_config(files), lambda _: None)
     processes = engine.processes()
     with pytest.raises(EngineError):
         await generated(engine, engine_request((CRASH_ID,), max_tokens=5))
@@ -237,7 +212,7 @@ async def test_without_a_card_the_real_command_says_what_is_missing(files: Path,
     python = python_of("furiosa")
     engine = ServerEngine(FuriosaServer(), find=lambda _: python)
     with pytest.raises(LoadFailed, match="driver libraries are not on this node") as failed:
-        await engine.load(config_of(files), lambda _: None)
+        await engine.load(furiosa_config(files), lambda _: None)
     assert failed.value.hint
     assert engine.processes() == ()
     said(real="all of it, engine included", seen=str(failed.value))
@@ -264,7 +239,7 @@ def test_its_own_complaints_are_understood(
     command = [str(python.parent / "furiosa-llm"), "serve", str(files / "model"), "--port", "0",
                *(word.format_map(places) for word in options)]  # fmt: skip
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False,
+        command, capture_output=True, text=True, timeout=200, check=False,
         env={"PATH": os.environ["PATH"], "HOME": str(files), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"},
     )  # fmt: skip
     lines = (done.stdout + done.stderr).splitlines()

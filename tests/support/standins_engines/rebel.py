@@ -4,6 +4,8 @@ Its devices are those that `RBLN_STAND_IN` names (`RBLN-CA25:4`).
 """
 
 import os
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,42 @@ def compile(*_: Any, num_devices: int | None = None, **__: Any) -> None:  # noqa
 
 
 class Runtime:
+    """Runs no graph. With `RBLN_STAND_IN_VOCAB` set it says of each row an id that depends on its last one and its position."""
+
     def __init__(self, *_: Any, **__: Any) -> None:
-        raise RuntimeError("a stand-in for rebel has no device to run on")
+        if not os.environ.get("RBLN_STAND_IN_VOCAB"):
+            raise RuntimeError("a stand-in for rebel has no device to run on")
+        self.vocab = int(os.environ["RBLN_STAND_IN_VOCAB"])
+
+    def __call__(self, ids: Any, positions: Any, *rest: Any, out: Any = None) -> Any:
+        # Of a piece of a prompt, the place of its last token.
+        last = int(rest[-1]) if ids.shape[-1] > 1 else 0
+        logits = torch.zeros(ids.shape[0], 1, self.vocab)
+        for row in range(ids.shape[0]):
+            seen = int(ids[row, last]), int(positions[row, last])
+            logits[row, 0, 3 + (seen[0] * 7 + seen[1] * 13) % (self.vocab - 4)] = 10.0
+        if out:
+            out[0].copy_(logits)
+        return logits
 
 
 AsyncRuntime = Runtime
+
+
+class CompileContext:
+    """Remembers nothing."""
+
+    def __init__(self, **_: Any) -> None:
+        return
+
+    def mark_static_address(self, *_: Any) -> None:
+        return
+
+
+# In the real package a module of its own; a folder here would be one under tests, where there are none.
+_context = types.ModuleType("rebel.compile_context")
+_context.CompileContext = CompileContext  # type: ignore[attr-defined]
+sys.modules[_context.__name__] = _context
 
 
 def manual_seed(_: int) -> None:
