@@ -35,7 +35,7 @@ def checked_weights(folder: Path, *, allow_pickle: bool) -> Weights:
 def refuse_code(folder: Path) -> None:
     """Refuses a model that wants code of its own run.
 
-    A configuration may name such code although no engine here runs it; that is harmless only when the code is not there.
+    A configuration may name such code although no engine here runs it; that is harmless when the code is not there.
 
     Raises:
         LoadFailed: see above; also when the folder is no model.

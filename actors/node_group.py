@@ -1,7 +1,7 @@
 """Which processes of one engine a pipeline over nodes becomes, when the engine's own process group spans them.
 
-Decides what such a group can be: as many stages on each node, neighbours on one node next to each other, all layers in order. Pure;
-it must not know engines.
+Decides what such a group can be: as many stages on each node, neighbours on one node next to each other, all layers
+in order. Pure; it must not know engines.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class GroupNode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A process of an engine on another node than its server's: started together with it, and all end when one ends.
+    """A process of an engine on another node than its server's, started together with it.
+
+    It does not end when the server does, nor soon on SIGTERM: whoever starts it watches the server and kills its
+    process group.
 
     Attributes:
         handles: launch handles of its devices, which its environment has to be narrowed to there.

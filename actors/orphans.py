@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .process_tree import PROC, Stat, below, everybody, kill, name_of, started
+from .process_tree import PROC, TIDY_S, Stat, below, everybody, kill, name_of, started, tidies
 
 MARK = "SHARDYARD_ENGINE_OWNER"
 END_DEADLINE_S = 2.0
@@ -171,10 +171,13 @@ def _line(pid: int, stats: dict[int, Stat]) -> set[int]:
 
 def _end(find: Callable[[], dict[int, Stat]]) -> dict[int, Stat]:
     """Kills what is found until nothing is; what is left after the deadline is returned."""
-    deadline = time.monotonic() + END_DEADLINE_S
+    begun = time.monotonic()
+    deadline = begun + END_DEADLINE_S
     while left := find():
+        patient = time.monotonic() < begun + TIDY_S
         for pid, stat in left.items():
-            kill(pid, stat.started)
+            if not (patient and tidies(pid)):
+                kill(pid, stat.started)
         if time.monotonic() > deadline:
             return left
         time.sleep(0.01)

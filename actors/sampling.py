@@ -142,7 +142,7 @@ def next_ids(logits: Floats, choosers: Sequence[Chooser], positions: Sequence[in
 
     best = logits.argmax(axis=1)
     # argmax stops at a NaN and finds an infinity, so the maxima tell of any that matters.
-    good = np.isfinite(np.take_along_axis(logits, best[:, None], axis=1)[:, 0])
+    good = np.isfinite(logits[np.arange(len(best)), best])
     return [
         NOT_FINITE
         if not good[n]

@@ -99,7 +99,7 @@ class ServerEngine:
                 hint=f"shardyard env create {name}",
             )
         planned = launch(self._server, config, python, self._recipe(name) if name else {})
-        self._process = process = ServerProcess(planned.order(config, self._grace_s), planned.mark)
+        self._process = process = self._supervised(planned, config)
         log.info(SERVER_STARTED, engine=self.name, pid=process.pid)
         progress(0.05)
         self._client = client = self._connect(planned, config)
@@ -108,6 +108,16 @@ class ServerEngine:
         self.capabilities = self._server.capabilities(config)
         self._scrape = Scrape(client, f"{planned.base_url}/metrics", self._server.metrics)
         progress(1.0)
+
+    def _supervised(self, planned: Launch, config: EngineConfig) -> ServerProcess:
+        try:
+            return ServerProcess(planned.order(config, self._grace_s), planned.mark)
+        except OSError as error:
+            planned.discard()
+            raise LoadFailed(
+                f"engine {self.name}: no process for its supervisor: {error.strerror}",
+                hint="look at the node's limits of processes and open files",
+            ) from None
 
     def _connect(self, planned: Launch, config: EngineConfig) -> OpenAIClient:
         return OpenAIClient(

@@ -63,6 +63,10 @@ class Launch:
             return aiohttp.UnixConnector(self.socket, limit=0, force_close=True)
         return aiohttp.TCPConnector(limit=0, force_close=True)
 
+    def discard(self) -> None:
+        """For a server that could not even be watched over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def order(self, config: EngineConfig, grace_s: float) -> dict[str, Any]:
         """What the supervisor is told."""
         return {
@@ -110,7 +114,9 @@ def _launch(
     over_port = any("{port}" in word for part in server.argv for word in _words(part))
     port = _free_port() if over_port else 0
     door = "" if over_port else str(folder / "s")
-    served = f"{config.model or 'model'}-{marked.key}"
+    served = (
+        f"{re.sub(r'[^A-Za-z0-9]+', '-', config.model).strip('-')[:64] or 'model'}-{marked.key}"
+    )
     key = secrets.token_urlsafe(24)
     values = {
         "python": str(python),

@@ -140,13 +140,17 @@ class ServerLog:
         if self._files is not None and kept:
             self._files.write(("\n".join(kept) + "\n").encode(errors="replace"))
 
-    def end(self) -> list[str]:
-        """The last lines, once nothing more comes; a line without an end is one, too."""
+    def rest(self) -> None:
+        """Nothing came for a while: the end of a flood is told."""
         self._tell_dropped()
         tail, self._tail = self._tail, b""
         if tail:
             self._mid_line = True
             self._take(tail)
+
+    def end(self) -> list[str]:
+        """The last lines, once nothing more comes; a line without an end is one, too."""
+        self.rest()
         if self._partial and not self._mid_line:
             self._keep([self._readable(self._partial)])
         self._partial = b""

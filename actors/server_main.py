@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .process_tree import below, everybody, tree
+from .process_tree import TIDY_S, below, everybody, tidies, tree
 from .segments import Segments
 from .server_log import ServerLog, secrets_of
 
@@ -69,7 +69,8 @@ class Supervisor:
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._ask(self._order["grace_s"]))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the owner decides
+        for signal_of_a_terminal in (signal.SIGINT, signal.SIGHUP):  # the owner decides
+            signal.signal(signal_of_a_terminal, signal.SIG_IGN)
         self._selector.register(waking, selectors.EVENT_READ, lambda: waking.recv(_CHUNK))
         self._selector.register(0, selectors.EVENT_READ, self._hear)
         try:
@@ -114,8 +115,11 @@ class Supervisor:
                 os.sched_setaffinity(0, self._order["cores"])
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(_LOOK_S):
+        ready = self._selector.select(_LOOK_S)
+        for key, _ in ready:
             key.data()
+        if not ready:
+            self._log.rest()
         self._segments.look(lambda: tree(os.getpid()))
         self._reap()
         if os.getppid() != self._order["owner"]:
@@ -141,11 +145,11 @@ class Supervisor:
 
     def _finish(self) -> None:
         """Ends what is left, however often it has detached itself, and says how it went."""
-        deadline = time.monotonic() + KILL_DEADLINE_S
-        left = self._kill()
-        while left and time.monotonic() < deadline:
+        begun = time.monotonic()
+        left = self._kill(patient=True)
+        while left and time.monotonic() < begun + KILL_DEADLINE_S:
             time.sleep(0.005)
-            left = self._kill()
+            left = self._kill(patient=time.monotonic() < begun + TIDY_S)
         while self._output >= 0 and self._read():
             pass
         self._segments.remove()
@@ -153,10 +157,12 @@ class Supervisor:
         shutil.rmtree(self._order["folder"], ignore_errors=True)
         self._say(event="ended", status=self._status, lines=lines, left=left)
 
-    def _kill(self) -> list[int]:
+    def _kill(self, *, patient: bool) -> list[int]:
         self._reap()
         left = below([os.getpid()], everybody())
         for pid in left:
+            if patient and tidies(pid):
+                continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return left

@@ -97,6 +97,7 @@ class ServerProcess:
                     told = self._heard(line) or told
             self._popen.wait()
         if told is None:
+            self._post(self.died.set)
             orphans.end(self._mark)
         self._post(self._over, told or Ended(lines=("its supervisor was killed",)))
 

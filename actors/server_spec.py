@@ -83,7 +83,8 @@ class Server(Protocol):
 
     Placeholders of `argv` and `variables` are `{python}` and `{bin}` (interpreter and `bin` folder of the environment), `{model}`
     (path), `{served}` (the name under which it serves, new for every start), `{socket}` (path of a unix socket), `{port}` (a
-    free port of the loopback; exactly one of both occurs in `argv`), `{window}`, `{sequences}`, `{tp}` and what `values` adds.
+    free port of the loopback; exactly one of both occurs in `argv`), `{key}` (a secret that every request carries as its bearer
+    token, for a server on a port), `{window}`, `{sequences}`, `{tp}` and what `values` adds.
     """
 
     name: ClassVar[str]
@@ -91,7 +92,7 @@ class Server(Protocol):
     """Name of the environment that it lives in (actors.environments)."""
     argv: ClassVar[tuple[str | When, ...]]
     variables: ClassVar[Mapping[str, str]]
-    """Environment variables beyond those of the plan, as templates."""
+    """Environment variables beyond those of the plan, as templates; one that fills to nothing is not set, whoever else sets it."""
     dialect: ClassVar[Dialect]
     metrics: ClassVar[Mapping[str, str]]
     """`running`, `waiting`, `kv_used_ratio` -> name of the server's own metric."""

@@ -1,4 +1,4 @@
-"""What the ends of vLLM's processes mean, as rows: the first that fits counts, so causes stand before their consequences.
+"""What the ends of vLLM's processes mean, as rows: the first that fits counts, so causes stand before consequences.
 
 The patterns are taken from what vLLM 0.32 prints. Its startup lines name every option, so none matches the name of one.
 """
@@ -45,8 +45,8 @@ ENDINGS = (
     ),
     Ending(
         reason="no driver or device that this build of vLLM can use",
-        says=r"NVIDIA driver|CUDA driver|libcuda\.so|no CUDA-capable device|No CUDA GPUs|No HIP GPUs|Failed to infer device type",
-        hint="shardyard doctor checks the driver; the environment's flavour must fit the machine: shardyard env create vllm",
+        says=r"NVIDIA driver|CUDA driver|libcuda\.so|no CUDA-capable device|No (CUDA|HIP) GPUs|Failed to infer device",
+        hint="shardyard doctor checks the driver; the environment's flavour must fit the machine",
     ),
     Ending(
         reason="the processes of the engine cannot reach each other",

@@ -44,6 +44,10 @@ LOAD_DEADLINE_S = 900.0
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """Idle compute threads sleep, as other engines need their cores; what the operator sets counts."""
 
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Large allocations ask for huge pages. Each decode step reads all weights, and on small pages address translation takes a
+tenth to a fifth of it. Without effect on other C libraries, and where the system gives none."""
+
 
 def variables(config: EngineConfig, environment: str = "") -> dict[str, str]:
     """The variables of an engine's process: ours, with its own devices and no others in sight, and its number of threads.
@@ -55,7 +59,7 @@ def variables(config: EngineConfig, environment: str = "") -> dict[str, str]:
     # Whoever started us may have set a number of threads of its own, as Ray does.
     threads = {"OMP_NUM_THREADS": str(config.threads)} if config.threads else {}
     its_own = environments.variables(environment) if environment else {}
-    return QUIET | kept | threads | {**its_own} | dict(config.environment)
+    return QUIET | HUGE_PAGES | kept | threads | {**its_own} | dict(config.environment)
 
 
 def _interpreter(engine: str, environment: str) -> Path | None:

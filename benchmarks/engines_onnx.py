@@ -25,6 +25,7 @@ import numpy as np
 from actors.engine import EngineConfig, Sampling
 from actors.engines.onnxruntime import OnnxRuntimeStepper
 from actors.onnx_graph import DecoderGraph, read_graph
+from actors.worker import HUGE_PAGES
 from placement.modelspec import ModelFacts
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -171,6 +172,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    wanted = HUGE_PAGES | {"OMP_NUM_THREADS": "1"}
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # As in a worker's process; both must be there when it starts.
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
     result = measure(given.form, given.rounds, given.steps)
     text = json.dumps(result, indent=2)
     print(text)

@@ -23,15 +23,17 @@ class EngineEntry(Strict):
 
     drives: Annotated[list[_Pair], Field(min_length=1, max_length=100)]
     dtypes: Annotated[list[Dtype], Field(min_length=1)]
-    yields: list[_Pair] = []
-    architectures: list[Word] = []
-    formats: list[Word] = []
-    exact_dtypes: list[Dtype] = []
-    offers: list[Capability] = []
-    tp: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)] = [1]
+    yields: list[_Pair] = Field(default_factory=list)
+    architectures: list[Word] = Field(default_factory=list)
+    formats: list[Word] = Field(default_factory=list)
+    exact_dtypes: list[Dtype] = Field(default_factory=list)
+    offers: list[Capability] = Field(default_factory=list)
+    tp: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        default_factory=lambda: [1], min_length=1
+    )
     pp: Annotated[int, Field(ge=1, le=64)] = 1
     chain: Annotated[int, Field(ge=0, le=64)] = 0
-    schemes: list[Word] = []
+    schemes: list[Word] = Field(default_factory=list)
     overhead_gib: Positive | None = None
     start_s: _Seconds = 0.0
     build_s: _Seconds = 0.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,9 +31,12 @@ from ..llamacpp_settings import (
 from ..lost_ids import Pieces
 from ..stepper import Row
 
-STEP_WAIT_S = 0.01
+STEP_WAIT_S = 0.02
 """Longest that a step waits for ids while none come: commands of the parent wait as long."""
 END_WAIT_S = 1.0
+_JSON_BEGINS = re.compile(
+    r"\s*(?:$|[{\[\"]|(?:-?\d*[\d.eE+-]*|t(?:r(?:ue?)?)?|f(?:a(?:l(?:se?)?)?)?|n(?:u(?:ll?)?)?)\s*$)"
+)
 _FINISHES: Mapping[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
@@ -252,7 +256,7 @@ class LlamaCppStepper:
 def _may_be_json(text: str, *, whole: bool) -> bool:
     """Whether a text is JSON, or begins like it. A schema that llama.cpp does not understand it leaves out in silence."""
     if not whole:
-        return not text.strip() or text.strip()[0] in '{["-0123456789tfn'
+        return _JSON_BEGINS.match(text) is not None
     try:
         json.loads(text)
     except (ValueError, RecursionError):

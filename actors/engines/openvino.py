@@ -6,7 +6,6 @@ so this does. It must not know requests or text.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from placement.units import GIB
 
 from ..engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
 from ..errors import EngineError, LoadFailed
+from ..grammar_schema import unsupported
 from ..stepper import Row
 
 BATCHED_TOKENS = 256
@@ -98,8 +98,8 @@ class OpenVinoStepper:
         if max(prompt_ids) >= self._config.facts.vocab:
             raise EngineError(f"token id {max(prompt_ids)} is not in the vocabulary")
         generation = self._generation(sampling, min(sampling.max_tokens, room))
-        if sampling.json_schema and not is_schema(sampling.json_schema):
-            raise EngineError("the JSON schema is not a JSON object")
+        if sampling.json_schema and (wrong := unsupported(sampling.json_schema)):
+            raise EngineError(wrong)
         try:
             handle = self._pipeline.add_request(sequence, self._tensor(prompt_ids), generation)
         except RuntimeError as error:
@@ -185,14 +185,6 @@ _FINISHES: dict[str, FinishReason | None] = {
     "TOOL_CALL": "stop",
     "LENGTH": "length",
 }
-
-
-def is_schema(text: str) -> bool:
-    """Whether it is a JSON object; the library aborts its process over some texts that are none."""
-    try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def properties(config: EngineConfig) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """vLLM's own OpenAI server: NVIDIA and AMD GPUs, and processors through the build of its community.
 
-Decides which of vLLM's options a planned shard becomes, what its processes on other nodes are started with, and what its
-endings mean. It must not know the carrier that starts it.
+Decides which of vLLM's options a planned shard becomes, and what its processes on other nodes are started with. It must
+not know the carrier that starts it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OPTIONS: tuple[str | When, ...] = (
     "--generation-config", "vllm",
     "{prefix_caching}",
     When("kv_bytes", "--kv-cache-memory-bytes", "{kv_bytes}"),
-    # The KV cache has its own size, so this is only the share of a GPU that must be free at the start. The plan knows that.
+    # The KV cache has its own size, so this is only the share of a GPU that must be free at the start.
     When("least_free", "--gpu-memory-utilization", "{least_free}"),
     When("block", "--block-size", "{block}"),
     When("eager", "--enforce-eager"),
@@ -63,8 +63,8 @@ class VllmServer:
 
     name: ClassVar[str] = "vllm"
     environment: ClassVar[str] = "vllm"
-    # `-P`: a folder called vllm in the working directory does not stand in for the package. The module and not the command
-    # `vllm`, which the build for processors cannot start.
+    # `-P`: a folder called vllm in the working directory does not stand in for the package. The module and not the
+    # command `vllm`, which the build for processors cannot start.
     argv: ClassVar[tuple[str | When, ...]] = (
         "{python}", "-P", "-m", "vllm.entrypoints.openai.api_server",
         "--model", "{model}", "--served-model-name", "{served}", "--uds", "{socket}",
@@ -127,7 +127,8 @@ class VllmServer:
     def peers(self, config: EngineConfig) -> tuple[Peer, ...]:
         """What must run on the other nodes of a pipeline, in order of their ranks; empty when there are none.
 
-        They are started together with the server, which waits for them, and all of them end when one ends.
+        They are started together with the server, which waits for them. Their meeting port is open on all addresses
+        of the first node, as torch binds it nowhere else.
         """
         values = {
             **self.values(config),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -110,6 +112,34 @@ async def test_sampling_repeats_with_its_seed_and_varies_without(engine: WorkerE
     assert await generated(engine, sampled(7)) == first
     others = [await generated(engine, sampled(seed)) for seed in (8, 9, 2**63)]
     assert any(other != first for other in others)
+
+
+async def test_a_text_can_be_held_to_a_schema(engine: WorkerEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 12}, "large": {"type": "boolean"}},
+        "required": ["city", "large"],
+        "additionalProperties": False,
+    }
+    request = chat("Describe Paris as JSON.", json_schema=json.dumps(schema), max_tokens=120)
+    ids, _ = await generated(engine, request)
+    text = read(ids)
+    assert re.match(r'\s*\{\s*"city"\s*:\s*"', text)
+    with pytest.raises(EngineError, match="'pattern', which is not supported"):
+        await generated(engine, chat("Hello.", json_schema='{"pattern": "(("}'))
+    assert not engine.health()
+
+
+async def test_penalties_change_a_text(engine: WorkerEngine) -> None:
+    plain = await generated(engine, chat("Say no no no no."))
+    for penalty in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}):
+        assert await generated(engine, chat("Say no no no no.", **penalty)) != plain
+
+
+async def test_it_says_what_it_can(engine: WorkerEngine) -> None:
+    can = engine.capabilities
+    assert (can.window, can.sequences, can.exact, can.continuation) == (512, 8, True, "exact")
+    assert (can.seed, can.penalties, can.json_schema, can.prefix_cache) == (True,) * 4
 
 
 async def test_an_absurd_number_of_tokens_ends_with_the_window(engine: WorkerEngine) -> None:

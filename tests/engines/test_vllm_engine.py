@@ -1,6 +1,7 @@
 """vLLM's own server in its own environment, with a real small model and exact arithmetic on the processor.
 
-Skipped where that environment is not built: `shardyard env create vllm`. The model's folder is made once, by the environment `torch`.
+Skipped where that environment is not built: `shardyard env create vllm`. The model's folder is made once, by the
+environment `torch`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ FAULTS = (
     "die-at-start", "hang-at-start", "no-tokens", "empty-text", "grey", "garbage-json", "half-frame", "no-finish", "no-done",
     "odd-finish", "in-band-error", "error-500", "error-503-once", "echo-prompt", "bad-ids", "bool-ids", "float-ids", "foreign-ids", "no-ids", "long-line",
     "bad-utf8", "html", "endless", "flood", "secrets", "exposed", "stubborn", "detached", "wrong-name", "slow-start",
-    "die-at-first", "die-later", "overwrites-environment", "out-of-memory", "dead-engine", "temporary-files", "segments",
+    "die-at-first", "die-later", "overwrites-environment", "out-of-memory", "dead-engine", "temporary-files", "segments", "tracked-segments",
 )  # fmt: skip
 
 
@@ -321,6 +321,13 @@ def leave_segment() -> None:
     DOORS.append(segment)
 
 
+def keep_segment() -> None:
+    """Python's own process unlinks it once this one is gone."""
+    from multiprocessing import shared_memory
+
+    DOORS.append(shared_memory.SharedMemory(create=True, size=1 << 20))
+
+
 AT_START = {
     "die-at-start": torn,
     "out-of-memory": lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -334,6 +341,7 @@ AT_START = {
     "exposed": lambda: DOORS.append(socket.create_server(("0.0.0.0", 0))),
     "temporary-files": lambda: Path(os.environ["TMPDIR"], "left-behind").write_text("x"),
     "segments": leave_segment,
+    "tracked-segments": keep_segment,
 }
 """Faults before anybody listens."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.engines import engine_config
-from support.model_files import write_gguf
+from support.model_files import facts_keys, text_keys, write_gguf
 
 from actors.engine import EngineConfig, Sampling
 from actors.engines.llamacpp import LlamaCppStepper
@@ -121,6 +121,25 @@ def test_every_setting_that_it_would_choose_by_itself_is_chosen(tmp_path: Path) 
     assert given.cache_type_k.name == "GGML_TYPE_F32", "exact arithmetic"
 
 
+@pytest.mark.parametrize(
+    ("file_type", "changes", "continuation"),
+    [
+        (0, {"arithmetic": "exact"}, "exact"),
+        (0, {"arithmetic": "fast"}, "coherent"),
+        (0, {"arithmetic": "exact", "family": "nvidia"}, "coherent"),
+        (3, {"arithmetic": "exact"}, "coherent"),
+        (None, {"arithmetic": "exact"}, "coherent"),
+    ],
+)
+def test_it_is_exact_where_nothing_is_rounded_further(
+    tmp_path: Path, file_type: int | None, changes: dict[str, Any], continuation: str
+) -> None:
+    told = {} if file_type is None else {"general.file_type": file_type}
+    place = write_gguf(tmp_path / "typed.gguf", values=facts_keys() | text_keys() | told)
+    can = loaded(tmp_path, model_path=str(place), **changes).capabilities()
+    assert (can.continuation, can.exact) == (continuation, continuation == "exact")
+
+
 def test_nobody_reaches_its_listener(tmp_path: Path) -> None:
     loaded(tmp_path)
     server = SERVERS[0]
@@ -138,7 +157,12 @@ def test_a_listener_that_others_could_reach_is_refused(
 
 
 def test_ids_end_before_the_end_id(tmp_path: Path, library: type[Server]) -> None:
-    library.script = [told([7], "a", 1), told([8], "b", 2), told([2], "", 3), told([], "", 3, "stop")]
+    library.script = [
+        told([7], "a", 1),
+        told([8], "b", 2),
+        told([2], "", 3),
+        told([], "", 3, "stop"),
+    ]
     ids, last = answered(loaded(tmp_path))
     assert (ids, last.finish) == ((7, 8), "stop")
 
@@ -184,6 +208,10 @@ def test_a_schema_that_is_not_kept_is_an_error(tmp_path: Path, library: type[Ser
     library.script = [told([7], "The", 1), told([], "", 1, "stop")]
     stepper = loaded(tmp_path)
     assert "schema" in answered(stepper, json_schema="{}")[1].error
+    library.script = [told([7], "t", 1), told([8], "he", 2), told([], "", 2, "length")]
+    assert "schema" in answered(stepper, json_schema="{}")[1].error
+    library.script = [told([7], "[1, 2", 1), told([], "", 1, "length")]
+    assert answered(stepper, json_schema="{}")[1].finish == "length"
     library.script = [told([7], '{"a":', 1), told([8], " 1}", 2), told([], "", 2, "stop")]
     assert answered(stepper, json_schema="{}")[1].finish == "stop"
     with pytest.raises(EngineError, match="not JSON"):

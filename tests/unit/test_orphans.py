@@ -154,12 +154,12 @@ def test_a_mark_survives_an_owner_with_any_name() -> None:
 
 
 OWNER = """
-import asyncio, json
+import asyncio, json, sys
 from support.engines import engine_config
 from support.servers import server_engine
 
 async def main():
-    engine = server_engine("overwrites-environment")
+    engine = server_engine(sys.argv[1])
     await engine.load(engine_config(), lambda _: None)
     print(json.dumps(engine.processes()), flush=True)
     await asyncio.sleep(60)
@@ -168,10 +168,11 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_owner_and_a_killed_supervisor_left_is_reaped() -> None:
+async def lost(fault: str) -> tuple[int, list[int]]:
+    """An owner and a supervisor that were killed in one moment; the owner's id and what they had started."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     owner = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", OWNER, env=env, stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", OWNER, fault, env=env, stdout=asyncio.subprocess.PIPE
     )
     assert owner.stdout is not None
     pids = json.loads((await owner.stdout.readuntil(b"]\n")).splitlines()[-1])
@@ -180,9 +181,26 @@ async def test_what_a_killed_owner_and_a_killed_supervisor_left_is_reaped() -> N
     os.kill(pids[0], signal.SIGKILL)
     owner.kill()
     await owner.wait()
+    return owner.pid, pids
+
+
+async def test_what_a_killed_owner_and_a_killed_supervisor_left_is_reaped() -> None:
+    owner, pids = await lost("overwrites-environment")
     await until(lambda: alive(pids) == [pids[2]])
     started_at = time.monotonic()
     assert [r.pid for r in orphans.reap()] == [pids[2]]
     assert time.monotonic() - started_at < 2
     assert alive(pids) == []
-    assert folders(owner.pid) == set()
+    assert folders(owner) == set()
+
+
+async def test_python_may_unlink_its_shared_memory_first() -> None:
+    before = set(Path("/dev/shm").iterdir())
+    _, pids = await lost("tracked-segments")
+    await until(lambda: alive(pids[:2]) == [])
+    orphans.reap()
+    await until(lambda: alive(pids) == [])
+    left = set(Path("/dev/shm").iterdir()) - before
+    assert not [
+        path for path in left if path.name.startswith("psm_") and path.stat().st_size == 1 << 20
+    ]

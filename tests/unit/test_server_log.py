@@ -88,6 +88,19 @@ def test_lines_go_on_after_a_flood() -> None:
     assert "rest of a line" not in last
 
 
+def test_the_end_of_a_flood_is_told_when_it_is_quiet(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = ServerLog(str(path), clock=(clock := Clock()))
+    log.feed(b"x" * server_log.BURST_BYTES)
+    log.feed(b"dropped\nthe flood is over\nnext")
+    log.rest()
+    assert path.read_text().endswith("too fast]\nthe flood is over\n")
+    clock.time += 1.0
+    log.feed(b" line\n")
+    assert log.end()[-1] == "next line"
+    log.rest()
+
+
 def test_files_rotate(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = ServerLog(str(path), clock=(clock := Clock()))

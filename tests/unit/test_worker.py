@@ -6,18 +6,20 @@ import asyncio
 import os
 import signal
 import sys
+import venv
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import uvloop
 from support.engines import CRASH_ID, engine_config, engine_request, generated
 
-from actors.engine import EngineStats, Pace, Sampling
+from actors.engine import Capabilities, EngineStats, Pace, Sampling, StagePlace
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.stepper import Row
 from actors.vendors import visibility
-from actors.worker import WorkerEngine
+from actors.worker import QUIET, WorkerEngine
 from actors.worker_frames import (
     FrameReader,
     Kind,
@@ -25,8 +27,10 @@ from actors.worker_frames import (
     aborted,
     add_frame,
     added,
+    capabilities_of,
     config_of,
     load_frame,
+    loaded_frame,
     progress_frame,
     progressed,
     step_frame,
@@ -34,6 +38,7 @@ from actors.worker_frames import (
     trouble,
     trouble_frame,
 )
+from placement.tuning import Tuning
 
 
 def worker(stepper: str = "BatchStepper", **options: float) -> WorkerEngine:
@@ -56,21 +61,33 @@ def environ_of(pid: int) -> str:
 
 def test_frames_survive_any_cut() -> None:
     pace = Pace(fixed_s=0.1, per_sequence_s=0.2, prefill_tokens_per_s=3.0, load_s=4.0)
-    config = engine_config(pace=pace)
-    sampling = Sampling(
-        max_tokens=2**40, temperature=0.7, top_p=0.9, seed=2**64 - 1, ignore_eos=True
+    config = engine_config(
+        pace=pace,
+        dtype="int4",
+        cores=(0, 2),
+        handles=("GPU-1",),
+        stages=(StagePlace(host="h", handles=("0", "1"), layers=(0, 9)),),
+        tuning=Tuning(kv_dtype="fp8", lora=(("a", "/b"),)),
+        environment=(("A", "b"),),
+        unset=("C",),
     )
+    sampling = Sampling(
+        max_tokens=2**40, temperature=0.7, top_p=0.9, seed=2**64 - 1, ignore_eos=True,
+        frequency_penalty=-1.5, presence_penalty=0.5, json_schema='{"title": "\u00e9"}',
+    )  # fmt: skip
+    can = Capabilities(window=9, batch_buckets=(1, 4), lora=("a",), continuation="seeded")
     rows = [Row(1, (5, 6)), Row(2**32 - 1, (), "stop"), Row(3, (7,), "length")]
     stats = EngineStats(running=3, waiting=9, kv_used_ratio=0.25)
     sent = [
         load_frame(config), add_frame(4, (1, 2**32 - 1), sampling), abort_frame(4), progress_frame(0.5),
         step_frame(rows, stats), step_frame([], stats), trouble_frame(Kind.FAILED, "é", "h", 9),
+        loaded_frame(can),
     ]  # fmt: skip
     for size in (1, 3, 1000):
         reader, data = FrameReader(), b"".join(sent)
         got = [f for at in range(0, len(data), size) for f in reader.feed(data[at : at + size])]
         payloads = [payload for _, payload in got]
-        assert [kind for kind, _ in got] == [1, 2, 3, 5, 8, 8, 9]
+        assert [kind for kind, _ in got] == [1, 2, 3, 5, 8, 8, 9, 6]
         assert config_of(payloads[0]) == config
         assert added(payloads[1]) == (4, (1, 2**32 - 1), sampling)
         assert aborted(payloads[2]) == 4
@@ -78,6 +95,7 @@ def test_frames_survive_any_cut() -> None:
         assert stepped(payloads[4]) == (rows, stats)
         assert stepped(payloads[5]) == ([], stats)
         assert trouble(payloads[6]) == (9, "é", "h")
+        assert capabilities_of(payloads[7]) == can
 
 
 async def test_load_reports_progress_and_close_leaves_nothing() -> None:
@@ -256,3 +274,109 @@ async def test_an_engine_sees_its_own_devices_and_no_others(
         assert seen["PATH"] == os.environ["PATH"]
     finally:
         await engine.close()
+
+
+async def test_it_says_what_it_can_and_which_processes_it_has() -> None:
+    engine = worker()
+    assert (engine.capabilities, engine.processes()) == (Capabilities(), ())
+    assert "not loaded" in engine.health()
+    await engine.load(engine_config(max_sequences=4), lambda _: None)
+    assert (engine.capabilities.sequences, engine.capabilities.continuation) == (4, "exact")
+    assert engine.processes() == (engine.pid,)
+    assert engine.health() == ""
+    await engine.close()
+    assert engine.processes() == ()
+
+
+async def test_an_abort_by_request_ends_its_text_and_no_other() -> None:
+    engine = await loaded("EndlessStepper")
+    requests = [replace(engine_request(), id=name) for name in ("a", "b")]
+    first, other = (engine.generate(request) for request in requests)
+    await anext(first)
+    await anext(other)
+    await engine.abort("a")
+    await engine.abort("nobody")
+    assert [chunk.finish async for chunk in first][-1] == "abort"
+    assert (await anext(other)).finish is None
+    await other.aclose()
+    await engine.close()
+
+
+async def test_an_abort_by_request_frees_its_place() -> None:
+    engine = await loaded(max_sequences=1)
+    async with aclosing(engine.generate(engine_request(ignore_eos=True))) as chunks:
+        await anext(chunks)
+        await engine.abort("r")
+        assert [chunk.finish async for chunk in chunks][-1] == "abort"
+    assert (await generated(engine, engine_request()))[1] == "stop"
+    await engine.close()
+
+
+async def test_idle_threads_sleep_and_their_number_is_the_planned_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    core = min(os.sched_getaffinity(0))
+    engine = await loaded(threads=3, cores=(core,))
+    try:
+        assert engine.pid is not None
+        text = environ_of(engine.pid)
+        seen = dict(pair.split("=", 1) for pair in text.split("\0") if "=" in pair)
+        assert seen["OMP_NUM_THREADS"] == "3"
+        assert QUIET.items() <= seen.items()
+        assert os.sched_getaffinity(engine.pid) == {core}
+    finally:
+        await engine.close()
+
+
+async def test_cores_that_are_not_there_do_not_keep_it_from_running(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "engine.log"
+    engine = await loaded(cores=(4000,), log_path=str(log))
+    assert (await generated(engine, engine_request()))[1] == "stop"
+    await engine.close()
+    assert "cores 4000 cannot be used" in log.read_text()
+
+
+FOREIGN = """
+import sys
+from actors.engine import Capabilities, EngineStats
+from actors.errors import LoadFailed
+class Foreign:
+    def load(self, config, progress):
+        roots = {name.partition(".")[0] for name in sys.modules}
+        wrong = {"structlog", "ray", "numpy", "click"} & roots
+        raise LoadFailed(f"prefix={sys.prefix} path={sys.path} seen={sorted(wrong)}")
+"""
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment without any of our packages, but with an engine."""
+    folder = tmp_path_factory.mktemp("foreign") / "env"
+    venv.create(folder, with_pip=False, symlinks=True)
+    packages = next(folder.glob("lib/python3*/site-packages"))
+    (packages / "foreign_engine.py").write_text(FOREIGN)
+    return folder
+
+
+async def test_an_engine_in_another_environment_sees_our_packages_and_nothing_else_of_ours(
+    foreign: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDYARD_ENV_FOREIGN", str(foreign))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    engine = WorkerEngine("test", "foreign_engine:Foreign", environment="foreign")
+    with pytest.raises(LoadFailed, match=f"prefix={foreign} ") as failed:
+        await engine.load(engine_config(), lambda _: None)
+    assert "seen=[]" in failed.value.message
+    assert str(Path(__file__).parents[2]) not in failed.value.message
+
+
+async def test_a_missing_environment_is_said_with_the_command_that_builds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDYARD_ENVS", str(tmp_path))
+    engine = WorkerEngine("test", "actors.engines.torch:TorchStepper", environment="torch")
+    with pytest.raises(LoadFailed, match="environment torch is not built") as failed:
+        await engine.load(engine_config(), lambda _: None)
+    assert failed.value.hint == "shardyard env create torch"
+    assert engine.processes() == ()

@@ -46,6 +46,8 @@ class StandIn:
     async def stream_generate(self, inputs: Any, params: Any, request_id: str = "") -> Any:
         ids = list(inputs.input_ids)
         prompt = len(ids)
+        if (params.top_k, params.repetition_penalty) != (-1, 1.0):
+            raise ValueError("a default of the model's generation_config.json got through")
         if ids[0] == CRASH_ID:
             self._ended.set()
             raise RuntimeError("the card is gone")
