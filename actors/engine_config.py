@@ -60,7 +60,9 @@ ANYWHERE = Place()
 
 def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) -> EngineConfig:
     """The configuration of a slot's engine."""
-    given, unset = visibility(slot.family, slot.handles)
+    mine = [stage for stage in slot.stages if stage.node == slot.nodes[0]]
+    handles = tuple(handle for stage in mine for handle in stage.handles) or slot.handles
+    given, unset = visibility(slot.family, handles)
     return EngineConfig(
         model=slot.model,
         source=slot.source,

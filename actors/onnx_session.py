@@ -24,6 +24,9 @@ HEAVY = frozenset(
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _RECORD = "session.record_ep_graph_assignment_info"
+_registered: set[str] = set()
+"""Plugins whose library the process has; ONNX Runtime takes each once."""
+
 _FATAL = 3
 """Log level from which the library prints: errors."""
 
@@ -89,11 +92,11 @@ def _options(
 def _devices(onnxruntime: Any, provider: Provider) -> list[Any]:
     """The plugin's first device of the wanted kind, once its library is registered."""
     package = importlib.import_module(provider.plugin)
-    registered = {device.ep_name for device in onnxruntime.get_ep_devices()}
     try:
-        if provider.name not in registered:
+        if provider.plugin not in _registered:
             library = package.get_library_path()
             onnxruntime.register_execution_provider_library(provider.key, library)
+            _registered.add(provider.plugin)
     except Exception as error:
         raise LoadFailed(
             f"the plugin {provider.package} does not load: {first_line(error)}",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +65,8 @@ def children() -> Generator[list[Child]]:
                 child.process.wait()
 
 
-def start(module: str, *arguments: str) -> Child:
-    """Starts `python -m module arguments`."""
+def start(module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Child:
+    """Starts `python -m module arguments`, with more variables in its environment."""
     return Child(
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -74,6 +74,7 @@ def start(module: str, *arguments: str) -> Child:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **(variables or {})},
         )
     )
 
@@ -90,6 +91,20 @@ async def until_told() -> None:
     loop.add_signal_handler(signal.SIGTERM, told.set)
     loop.add_reader(sys.stdin.fileno(), told.set)
     await told.wait()
+
+
+async def questions() -> AsyncGenerator[Any]:
+    """In a child: what the parent asks, until it ends us or dies. It waits for each answer before it asks again."""
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+    source = sys.stdin.fileno()
+    loop.add_signal_handler(signal.SIGTERM, heard.put_nowait, b"")
+    loop.add_reader(source, lambda: heard.put_nowait(os.read(source, 1 << 16)))
+    try:
+        while line := await heard.get():
+            yield json.loads(line)
+    finally:
+        loop.remove_reader(source)
 
 
 @dataclass

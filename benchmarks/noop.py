@@ -122,6 +122,7 @@ def a_slot() -> SlotSpec:
         nodes=("here",),
         claims=(),
         handles=(),
+        family="cpu",
         threads=1,
         window=WINDOW,
         concurrency=256,

@@ -21,13 +21,14 @@ from actors.errors import EngineError
 from actors.host import RealHost
 from actors.plugins import available_engines, make_engine
 from actors.prober import prober_of_this_node
-from actors.sources import path_of
+from actors.sources import form_path, path_of, resolve
 from actors.text import TextModel
 from placement.calibration import Calibration
 from placement.catalog import EMULATED, EngineFacts, catalog, engines
-from placement.devices import Device, Health
+from placement.devices import Device, Dtype, Health
 from placement.errors import SpecError
 from placement.layout import stored_dtype
+from placement.modelspec import ModelFacts
 from placement.units import GIB
 
 from .calibrations import FOLDER, dump, file_name, write
@@ -118,15 +119,19 @@ def calibrate(subject: Subject, bench: Bench, *, budget_s: float) -> tuple[Calib
         EngineError: the engine failed, or was too slow.
         KeyboardInterrupt: somebody stopped it.
     """
-    path = path_of(subject.source)
-    text = TextModel.load(path)
+    text = TextModel.load(path_of(subject.source))
+    dtype = _dtype(subject, bench.engine, text.facts)
+    path = form_path(subject.source, bench.engine.formats, dtype)
     needed = DECODE_PROMPT_TOKENS + DECODE_TOKENS
     if text.window < needed:
         raise EngineError(
             f"{subject.name} has a window of {text.window} tokens, {needed} are needed"
         )
     config = EngineConfig(
+        model=subject.name,
+        source=subject.source,
         model_path=str(path),
+        dtype=dtype,
         facts=text.facts,
         device_class=bench.device.device_class,
         arithmetic=subject.arithmetic,
@@ -160,6 +165,16 @@ async def _until_done_or_told(config: EngineConfig, engine: str, budget_s: float
             loop.remove_signal_handler(number)
 
 
+def _dtype(subject: Subject, engine: EngineFacts, facts: ModelFacts) -> Dtype:
+    """In which the engine is measured: as stored, as its form was prepared, or as it computes best."""
+    if engine.stored_weights and facts.weights_bytes > 0:
+        return stored_dtype(facts)
+    able = engine.runs(subject.arithmetic)
+    forms = [f for f in resolve(subject.source).forms if f.format in engine.formats]
+    settled = {form.dtype for form in forms if form.dtype is not None}
+    return next((dtype for dtype in able if dtype in settled), able[0])
+
+
 def _driven(engine: EngineFacts) -> Iterator[Device]:
     report = prober_of_this_node(RealHost(), incarnation="").report()
     classes = {**catalog(), **{c.name: c for c in report.classes}}
@@ -172,13 +187,13 @@ def _driven(engine: EngineFacts) -> Iterator[Device]:
 def _calibration(
     subject: Subject, bench: Bench, config: EngineConfig, measured: Measured
 ) -> Calibration:
-    stored = bench.engine.stored_weights and config.facts.weights_bytes > 0
+    assert config.dtype is not None
     return Calibration(
         device_class=bench.device.device_class,
         engine=bench.engine.name,
         model=subject.name,
         facts=config.facts,
-        dtype=stored_dtype(config.facts) if stored else bench.engine.dtypes[0],
+        dtype=config.dtype,
         arithmetic=subject.arithmetic,
         shares=bench.threads,
         device_shares=bench.device.shares,

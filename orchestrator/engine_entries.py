@@ -37,7 +37,6 @@ class EngineEntry(Strict):
     overhead_gib: Positive | None = None
     start_s: _Seconds = 0.0
     build_s: _Seconds = 0.0
-    serves: bool = False
     exact: bool = False
     stored_weights: bool = False
 

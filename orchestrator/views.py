@@ -13,7 +13,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from placement.explain import planned_ahead
 
 Row = Mapping[str, Any]
 
@@ -202,8 +201,7 @@ def plan_view(document: Row) -> list[RenderableType]:
     )
     unplaced = document["unplaced"]
     rest = [f"not placed (above the minimum): {_names(unplaced)}"] if unplaced else []
-    ahead = planned_ahead(slot["engine"] for slot in document["slots"])
-    return [slots_table(document["slots"]), "", quality, *rest, *ahead]
+    return [slots_table(document["slots"]), "", quality, *rest]
 
 
 def _names(names: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ class EngineFacts:
         overhead_bytes: memory that it takes on each device beside weights and KV cache.
         start_s: from process start to the first byte of weights.
         build_s: to compile a model for a device class; 0 = it needs no artifact.
-        serves: this version of Shardyard can start it.
         exact: its greedy text can be independent of batch and resume point.
         stored_weights: it loads weights as they are stored.
     """
@@ -57,7 +56,6 @@ class EngineFacts:
     overhead_bytes: int = 0
     start_s: float = 0.0
     build_s: float = 0.0
-    serves: bool = False
     exact: bool = False
     stored_weights: bool = False
 
@@ -96,7 +94,7 @@ def flaw(facts: EngineFacts) -> str:
 
 _SETS = ("drives", "yields", "architectures", "formats", "offers", "schemes")
 _TUPLES = ("dtypes", "exact_dtypes", "tp")
-_PLAIN = ("pp", "chain", "start_s", "build_s", "serves", "exact", "stored_weights")
+_PLAIN = ("pp", "chain", "start_s", "build_s", "exact", "stored_weights")
 
 
 def engine_of(name: str, row: Mapping[str, Any]) -> EngineFacts:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
 
-from .catalog import engines
 from .diff import where
 from .front_point import FrontPoint
 from .ids import ModelId, model_of
@@ -73,7 +72,6 @@ def explain(
             *said,
             *depths,
             *_unplaced_sentences(result, model),
-            *planned_ahead({s.engine for s in slots}),
             *lost,
             *_price_sentences(result, slots, model),
         ),
@@ -179,20 +177,6 @@ def grouped_losses(losses: Sequence[Rejection]) -> Iterator[str]:
 def _counted(losses: int, models: int) -> str:
     more = f"{models} more model{'s' if models > 1 else ''}" if models else "other ways"
     return f"{more}, {losses} more in all (`shardyard explain MODEL` has each)"
-
-
-def planned_ahead(used: Iterable[str]) -> tuple[str, ...]:
-    """One sentence per engine that a plan uses and that this version cannot start: the plan is a forecast there.
-
-    >>> planned_ahead(["openvino", "vllm"])
-    ()
-    """
-    known = engines()
-    return tuple(
-        f"Engine {name} can be planned with, but this version cannot start it yet"
-        for name in sorted(set(used))
-        if name in known and not known[name].serves
-    )
 
 
 def _unplaced_sentences(plan: Plan, model: ModelId | None) -> Iterator[str]:

@@ -257,9 +257,10 @@ class Answers(BaseHTTPRequestHandler):
 
     def pace(self) -> None:
         """Waits for the next step; a client that hangs up ends the sequence at once."""
-        if select.select([self.connection], [], [], self.state.arguments.pace)[
-            0
-        ] and not self.connection.recv(1, socket.MSG_PEEK):
+        given = self.state.arguments
+        pause_s = given.pace + given.pace_per_sequence * self.state.running
+        readable = select.select([self.connection], [], [], pause_s)[0]
+        if readable and not self.connection.recv(1, socket.MSG_PEEK):
             raise ConnectionResetError
 
     def wait_for_end(self) -> None:
@@ -381,6 +382,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=64)
     parser.add_argument("--window", type=int, default=4096)
     parser.add_argument("--pace", type=float, default=0.0)
+    parser.add_argument("--pace-per-sequence", type=float, default=0.0)
     parser.add_argument("--fault", default="", choices=("", *FAULTS))
     parser.add_argument(
         "--after", type=int, default=1, help="requests that are answered well before a fault"

@@ -261,7 +261,7 @@ async def test_an_engine_that_cannot_take_a_batch_is_measured_with_fewer() -> No
 async def test_an_engine_that_does_not_load_is_closed_and_named() -> None:
     engine = EmulatedEngine()
     pace = Pace(fixed_s=1.0, per_sequence_s=1.0, prefill_tokens_per_s=1.0, load_s=600.0)
-    with pytest.raises(EngineError, match="emulated did not finish"):
+    with pytest.raises(EngineError, match="emulated did not load"):
         await measure(
             engine, engine_config(pace=pace), budget_s=5, clock=lambda: 0.0, load_deadline_s=0.01
         )

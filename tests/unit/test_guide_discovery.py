@@ -34,11 +34,18 @@ from placement.interconnect import LinkKind
 ROOT = Path(__file__).parents[2]
 RECORDINGS = ROOT / "tests" / "recordings"
 GUIDE = (ROOT / "docs" / "guide" / "discovery.md").read_text()
-OTHERS = "".join((ROOT / "docs" / "guide" / name).read_text() for name in ("cli.md", "specs.md"))
+OTHERS = "".join(
+    (ROOT / "docs" / "guide" / name).read_text() for name in ("cli.md", "specs.md", "engines.md")
+)
 FILES = dict(re.findall(r"```yaml\n# (\S+?)\n(.*?)```", GUIDE, re.DOTALL))
 COMMANDS = re.findall(r"^\$ shardyard (.*)$", GUIDE, re.MULTILINE)
 
-INTERNAL = {"SHARDYARD_ROLE", "SHARDYARD_COMPLETE"}
+INTERNAL = {
+    "SHARDYARD_ROLE",
+    "SHARDYARD_COMPLETE",
+    "SHARDYARD_ENGINE_OWNER",
+    "SHARDYARD_ENV_ONNX_BUILDER",
+}
 """Marks of our own processes and of click; they say nothing of devices."""
 
 

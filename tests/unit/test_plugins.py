@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors.engines.emulated import EmulatedEngine
+from actors.environments import ENVS_ENV
 from actors.errors import EngineError
 from actors.plugins import (
     ENGINES_GROUP,
@@ -19,6 +20,7 @@ from actors.plugins import (
     load_plugins,
     make_engine,
 )
+from actors.server import ServerEngine
 from actors.worker import WorkerEngine
 
 _NUMBERS = itertools.count()
@@ -98,13 +100,22 @@ def test_our_engines_and_probes_load() -> None:
 
 
 def test_an_engine_without_its_library_cannot_start_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    names, broken = available_engines()
-    assert "emulated" in names
-    assert broken == ()
+    names, before = available_engines()
+    assert {"emulated", "openvino", "onnxruntime", "remote"} <= names
     monkeypatch.setitem(sys.modules, "openvino_genai", None)
     names, broken = available_engines()
     assert "openvino" not in names
-    assert [(b.name, b.hint) for b in broken] == [("openvino", "pip install openvino_genai")]
+    lacks = [(b.name, b.hint) for b in broken if b not in before]
+    assert lacks == [("openvino", "pip install openvino_genai")]
+
+
+def test_an_engine_without_its_environment_cannot_start_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(ENVS_ENV, str(tmp_path))
+    names, broken = available_engines()
+    assert not names & {"vllm", "torch", "furiosa", "rbln"}
+    assert {b.hint for b in broken if b.name == "vllm"} == {"shardyard env create vllm"}
 
 
 def test_engines_are_made_by_name() -> None:
@@ -112,6 +123,8 @@ def test_engines_are_made_by_name() -> None:
     openvino = make_engine("openvino")
     assert isinstance(openvino, WorkerEngine)
     assert openvino.name == "openvino"
-    with pytest.raises(EngineError, match="no engine 'vllm'") as unknown:
-        make_engine("vllm")
-    assert "emulated, openvino" in unknown.value.hint
+    assert isinstance(make_engine("torch"), WorkerEngine)
+    assert isinstance(make_engine("vllm"), ServerEngine)
+    with pytest.raises(EngineError, match="no engine 'tgi'") as unknown:
+        make_engine("tgi")
+    assert "emulated, furiosa" in unknown.value.hint

@@ -143,6 +143,10 @@ def test_a_plain_schema_is_given_to_the_compiler(schema: object) -> None:
         ('{"properties": {"a": false}, "required": ["a"]}', "where a schema must be"),
         ('{"items": false, "minItems": 1}', "where a schema must be"),
         ('{"properties": []}', "properties that is no object"),
+        (
+            json.dumps({"properties": {f"p{n}": True for n in range(101)}}),
+            "more than 100 properties",
+        ),
         ('{"anyOf": []}', "anyOf"),
         ('{"enum": []}', "enum"),
         ('{"required": ["a"], "properties": {}}', "no properties"),

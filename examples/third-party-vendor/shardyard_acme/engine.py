@@ -43,7 +43,6 @@ class AcmeStepper:
         offers=frozenset({"ids"}),
         overhead_bytes=2**28,
         start_s=1.0,
-        serves=True,
         exact=True,
     )
 
