@@ -38,6 +38,7 @@ class Capabilities:
         continuation: how a text that broke off elsewhere goes on here: `exact` = as if it had not broken off, when greedy;
             `seeded` = as from the start with the same seed, repeated on an engine of the same kind; `coherent` = fluently, but not the same;
             `none` = not at all.
+        numerics: name of the arithmetic: two exact replicas of a model whose names are equal give the same text.
         metered: each token is paid for, so nothing is generated just to see that it is well.
     """
 
@@ -55,6 +56,7 @@ class Capabilities:
     prefix_cache: bool = False
     exact: bool = False
     continuation: Continuation = "coherent"
+    numerics: str = ""
     metered: bool = False
 
 

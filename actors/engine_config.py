@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from placement.modelspec import ModelFacts
+from placement.remote import is_remote
 
 from .engine import EngineConfig, StagePlace
 from .slot import SlotSpec
@@ -82,7 +83,7 @@ def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) ->
         tp=slot.tp,
         stages=_stages(slot, place),
         meeting_port=place.meeting_port,
-        endpoint=slot.handles[0] if slot.family == REMOTE and slot.handles else "",
+        endpoint=_endpoint(slot),
         eos_ids=tuple(model.eos_ids),
         tuning=slot.tuning,
         log_path=place.log_path,
@@ -92,6 +93,13 @@ def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) ->
         environment=tuple(sorted(given.items())),
         unset=tuple(sorted(unset)),
     )
+
+
+def _endpoint(slot: SlotSpec) -> str:
+    """Where a remote server is: below it when the model's source says what it is called there."""
+    if slot.family != REMOTE or not slot.handles:
+        return ""
+    return slot.source if is_remote(slot.source) else slot.handles[0]
 
 
 def _stages(slot: SlotSpec, place: Place) -> tuple[StagePlace, ...]:

@@ -25,7 +25,7 @@ class NodeEngines:
     Attributes:
         names: those that can start.
         facts: of those that the catalog does not have.
-        broken: the others, with what mends them.
+        broken: those that should be able to and are not, with what mends them. Whose environment was never built is none.
     """
 
     names: frozenset[str] = frozenset()
@@ -51,7 +51,7 @@ def engines_of_this_node(host: Host) -> NodeEngines:
             *(
                 BrokenProbe(name=f"engine {e.name}", reason=e.reason, hint=e.hint)
                 for e in missing
-                if e.name in wanted or not wanted
+                if e.name in wanted or (not wanted and not e.optional)
             ),
             *(
                 BrokenProbe(
@@ -73,9 +73,11 @@ def _told(names: frozenset[str]) -> tuple[tuple[EngineFacts, ...], tuple[BrokenP
     for name in sorted(names - set(known_engines())):
         given = getattr(plugins[name], "facts", None)
         flaw = flaw_of_engine(name, given)
-        if flaw or given is None:
+        if given is None or flaw:
             hint = f"give its class `facts: ClassVar[EngineFacts]` with name {name!r}"
-            broken.append(BrokenProbe(name=f"engine {name}", reason=flaw, hint=hint))
+            broken.append(
+                BrokenProbe(name=f"engine {name}", reason=flaw or "it has none", hint=hint)
+            )
         else:
             told.append(given)
     return tuple(told), tuple(broken)

@@ -38,11 +38,12 @@ PROBES_PACKAGE, PROBES_GROUP = "actors.probes", "shardyard.probes"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """A plugin that cannot be used, why, and what mends it."""
+    """A plugin that cannot be used, why, and what mends it; `optional` when it is whole and only lacks what it needs here."""
 
     name: str
     reason: str
     hint: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +144,14 @@ def _missing(name: str, engine: type[Any]) -> Broken | None:
     environment = getattr(engine, "environment", "")
     if environment:
         wrong = trouble(environment)
-        return None if wrong is None else Broken(name=name, reason=wrong.reason, hint=wrong.hint)
+        if wrong is None:
+            return None
+        absent = wrong.kind in ("missing", "unknown")
+        return Broken(name=name, reason=wrong.reason, hint=wrong.hint, optional=absent)
     for module in getattr(engine, "requires", ()):
         if importlib.util.find_spec(module) is None:
-            return Broken(
-                name=name, reason=f"{module} is not installed", hint=f"pip install {module}"
-            )
+            reason = f"{module} is not installed"
+            return Broken(name=name, reason=reason, hint=f"pip install {module}", optional=True)
     return None
 
 

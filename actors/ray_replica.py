@@ -29,7 +29,7 @@ from .registry import ReplicaEntry
 from .replica import Replica, ReplicaConfig, ReplicaStatus
 from .slot import SlotSpec
 from .slot_calibration import calibration
-from .weights import load_text, model_path
+from .weights import artifact_path, load_text, model_path
 
 log = structlog.get_logger()
 
@@ -66,11 +66,13 @@ class ReplicaHost:
         self._cores = claim_cores(0 if slot.emulated else slot.threads)
         self._group = await self._joined()
         group = self._group
+        path = model_path(slot)
         config = ReplicaConfig(
             slot=slot,
             incarnation=self._incarnation,
             place=Place(
-                model_path=model_path(slot),
+                model_path=path,
+                artifact=artifact_path(path),
                 cores=self._cores.cpus,
                 hosts=group.hosts if group else (),
                 meeting_port=group.meeting_port if group else 0,

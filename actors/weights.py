@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from placement.remote import is_remote
 
 from .engine_config import REMOTE
-from .errors import ModelMissing
+from .errors import ModelError, ModelMissing
 from .generation import Text
 from .plugins import engine_facts
 from .slot import SlotSpec
 from .sources import form_path, resolve
 from .text import TextModel
 from .untold_text import UntoldText
+
+BUNDLE = "fxb"
+"""What FuriosaAI's compiler writes; other vendors' compiled models are folders, and the weights at once."""
 
 
 def model_path(slot: SlotSpec) -> str:
@@ -24,6 +29,19 @@ def model_path(slot: SlotSpec) -> str:
         return ""
     facts = engine_facts(slot.engine)
     return str(form_path(slot.source, facts.formats if facts else frozenset(), slot.dtype))
+
+
+def artifact_path(folder: str) -> str:
+    """The compiled model beside the weights, for an engine that runs one besides them; empty where there is none.
+
+    Raises:
+        ModelError: there are several, so nobody knows which one is meant.
+    """
+    found = sorted(Path(folder).glob(f"*.{BUNDLE}")) if folder and Path(folder).is_dir() else []
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise ModelError(f"{folder} has {len(found)} bundles: {names}", hint="leave one there")
+    return str(found[0]) if found else ""
 
 
 def load_text(slot: SlotSpec) -> Text:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -141,7 +142,7 @@ def door_of(pids: tuple[int, ...]) -> tuple[str, str]:
     """
     for pid in pids:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        found = dict(zip(words, words[1:], strict=False))
+        found = dict(pairwise(words))
         door = [found[word] for word in _SOCKETS if word in found]
         name = [found[word] for word in _NAMES if word in found]
         if door and name:

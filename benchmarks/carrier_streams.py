@@ -13,13 +13,13 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from actors.openai_body import request_body
 from actors.plugins import ENGINES_GROUP, ENGINES_PACKAGE, load_plugins
-from actors.process_tree import tree
 from actors.wire import End, Hello, Open, Tokens, Welcome
 from actors.worker import HUGE_PAGES, QUIET
 from benchmarks.carrier_cases import a_config, a_request, a_server, a_text, door_of
@@ -224,11 +224,6 @@ def _cell(both: Sides, streams: int, rounds: int, tokens: int) -> dict[str, Any]
 
 def cpu_s(pid: int) -> float:
     """CPU time that a process has used, without its children."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
-        fields = stat.read().rpartition(")")[2].split()
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def processes() -> list[int]:
-    """This process and all below it."""
-    return list(tree(os.getpid()))

@@ -20,9 +20,9 @@ from actors.report import NodeReport, Renewal
 from actors.versions import versions
 from placement.errors import SpecError
 
+from .calibrations import FOLDER, CalibrationFolder
 from .clock import WallClock
 from .control.server import ControlApi
-from .calibrations import FOLDER, CalibrationFolder
 from .controller import Controller
 from .gateway.ray_ingress import GatewayJoin
 from .http_server import HttpServer

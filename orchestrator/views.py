@@ -13,7 +13,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-
 Row = Mapping[str, Any]
 
 _STYLES = {

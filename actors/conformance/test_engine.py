@@ -122,7 +122,10 @@ async def test_a_text_goes_on_exactly(subject: Subject, engine: Engine) -> None:
 async def test_a_seed_repeats_a_text(subject: Subject, engine: Engine) -> None:
     if not engine.capabilities.seed:
         pytest.skip("it has no seed")
-    requests = [subject.request(temperature=0.9, seed=7, max_tokens=16) for _ in range(2)]
+    requests = [
+        subject.asked(engine, subject.request(temperature=0.9, seed=7, max_tokens=16))
+        for _ in range(2)
+    ]
     first, second = [said(await generated(engine, r)) for r in requests]
     assert first == second
 

@@ -116,6 +116,7 @@ class LlamaCppStepper:
             json_schema=True,
             prefix_cache=self._config.tuning.prefix_cache,
             exact=exact,
+            numerics="fp32" if exact else "",
             continuation="exact" if exact else "coherent",
         )
 

@@ -59,6 +59,7 @@ class OnnxRuntimeStepper:
             seed=True,
             penalties=True,
             exact=exact,
+            numerics="fp32" if exact else "",
             continuation="exact" if exact else "seeded" if provider.exact else "coherent",
         )
         progress(1.0)

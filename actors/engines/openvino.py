@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from placement.layout import stored_dtype
 from placement.units import GIB
 
 from ..engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
@@ -83,6 +84,7 @@ class OpenVinoStepper:
             json_schema=True,
             prefix_cache=self._config.tuning.prefix_cache,
             exact=exact,
+            numerics=_numerics(self._config) if exact else "",
             continuation="exact" if exact else "coherent",
         )
 
@@ -191,6 +193,12 @@ def properties(config: EngineConfig) -> dict[str, object]:
     """The device properties for a configuration."""
     threads: dict[str, object] = {"INFERENCE_NUM_THREADS": config.threads} if config.threads else {}
     return threads | (EXACT if config.arithmetic == "exact" else {})
+
+
+def _numerics(config: EngineConfig) -> str:
+    """Of plain weights it computes as others do; what it makes of quantised ones is not what they dequantise to."""
+    plain = stored_dtype(config.facts) in ("fp32", "bf16", "fp16")
+    return "fp32" if plain else "openvino"
 
 
 def _scheduler(library: Any, config: EngineConfig) -> Any:

@@ -60,6 +60,7 @@ class TorchStepper:
             seed=True,
             penalties=True,
             exact=exact,
+            numerics="fp32" if exact else "",
             continuation="exact" if exact else "coherent",
         )
         progress(1.0)

@@ -156,6 +156,7 @@ class VllmServer:
             lora=tuple(name for name, _ in config.tuning.lora),
             prefix_cache=config.tuning.prefix_cache,
             exact=exact,
+            numerics="fp32" if exact else "",
             continuation="exact" if exact else "coherent",
         )
 

@@ -17,12 +17,20 @@ def no_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVS_ENV, str(tmp_path))
 
 
-def test_ours_can_start_and_the_others_say_what_they_lack() -> None:
+def test_ours_can_start_and_nobody_is_blamed_for_what_was_never_built() -> None:
     found = engines_of_this_node(FakeHost())
     assert {"emulated", "openvino", "onnxruntime", "remote"} <= found.names
-    lacking = {problem.name: problem for problem in found.broken}
-    assert "vllm" in lacking["engine vllm"].hint
-    assert "env create" in lacking["engine vllm"].hint
+    assert "vllm" not in found.names
+    assert found.broken == ()
+
+
+def test_an_environment_that_was_begun_and_never_finished_is_told(tmp_path: Path) -> None:
+    (tmp_path / "vllm" / "bin").mkdir(parents=True)
+    (tmp_path / "vllm" / "bin" / "python").touch()
+    (tmp_path / "vllm" / "pyvenv.cfg").touch()
+    found = engines_of_this_node(FakeHost())
+    assert [problem.name for problem in found.broken] == ["engine vllm"]
+    assert "env create vllm" in found.broken[0].hint
 
 
 def test_the_operator_keeps_engines_out() -> None:

@@ -1,0 +1,338 @@
+"""The life around the streams: a supervised start beside a bare one, what an abort takes, and what a hundred lives leave behind.
+
+Benchmarks only. What is left behind is counted in this process and, by a variable that every process of ours inherits, among
+all processes of the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+from actors.engine import Engine, EngineConfig, EngineRequest, Sampling
+from actors.openai_body import request_body
+from actors.orphans import folder_places
+from actors.process_tree import everybody, stat_of
+from actors.server_launch import Launch, launch
+from actors.server_metrics import samples
+from benchmarks.carrier_cases import (
+    a_config,
+    a_request,
+    a_server,
+    a_text,
+    an_engine,
+    door_of,
+    python_of,
+)
+from benchmarks.carrier_streams import http_request
+from benchmarks.children import ROOT
+from benchmarks.engine import spread
+from benchmarks.load import Connection
+from placement.modelspec import ModelFacts
+
+LOOK_S = 0.001
+START_DEADLINE_S = 280.0
+ABORT_DEADLINE_S = 10.0
+RUNNING = 8
+"""Streams of which one is aborted."""
+ENDLESS = 1500
+MARK = "BENCHMARK_RUN"
+"""Variable that names this run in every process of it; servers inherit none whose name begins with ours."""
+_TINY = """
+import dataclasses, json, sys
+from pathlib import Path
+from support.tiny_onnx import FACTS, write_tiny_onnx
+write_tiny_onnx(Path(sys.argv[1]))
+print(json.dumps(dataclasses.asdict(FACTS)))
+"""
+
+
+# -- start ----------------------------------------------------------------------------------------------------------
+
+
+async def first_token(door: str, served: str, request: bytes) -> None:
+    """Asks until somebody is there, and returns with the first token."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            _, connection = await loop.create_unix_connection(Connection, door)
+        except OSError:
+            await asyncio.sleep(LOOK_S)
+            continue
+        status = await connection.ask(request)
+        connection.close()
+        if status == 200:
+            return
+        await asyncio.sleep(LOOK_S)
+
+
+def _request(name: str, config: EngineConfig, served: str) -> bytes:
+    server = a_server(name)
+    assert server is not None
+    asked = a_request(a_text(), 0, 1)
+    path, body = request_body(asked, server.dialect, served, window=config.window)
+    return http_request(f"/v1{path}", body)
+
+
+async def bare_start(name: str, config: EngineConfig) -> float:
+    """Seconds from the start of a server's process to its first token, with nobody around it."""
+    server = a_server(name)
+    assert server is not None
+    python, variables = python_of(server)
+    planned: Launch = launch(server, config, python, variables)
+    request = _request(name, config, planned.served)
+    began = time.perf_counter()
+    process = _spawned(planned)
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            await first_token(planned.socket, planned.served, request)
+        return time.perf_counter() - began
+    finally:
+        process.terminate()
+        await asyncio.to_thread(_reap, process)
+        shutil.rmtree(planned.folder, ignore_errors=True)
+
+
+def _spawned(planned: Launch) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        planned.argv,
+        env=dict(planned.environment),
+        cwd=planned.folder / "w",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+async def our_start(name: str, config: EngineConfig) -> tuple[float, float]:
+    """The same through `ServerEngine`, which asks for a token of its own first; and the seconds of its end."""
+    engine = an_engine(name)
+    request = a_request(a_text(), 0, 1)
+    began = time.perf_counter()
+    await engine.load(config, lambda _: None)
+    async with aclosing(cast("Any", engine.generate(request))) as chunks:
+        async for _ in chunks:
+            break
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    await engine.close()
+    return seconds, time.perf_counter() - began
+
+
+async def starts(name: str, path: str, rounds: int) -> dict[str, Any]:
+    """Both in turn, one more round first; seconds."""
+    config = a_config(name, path, a_text())
+    bare, ours, ends = [], [], []
+    for turn in range(rounds + 1):
+        alone = await bare_start(name, config)
+        watched, end = await our_start(name, config)
+        if turn > 0 or rounds == 1:
+            bare.append(alone)
+            ours.append(watched)
+            ends.append(end)
+        if rounds == 1:
+            break
+    return {
+        "bare_s": spread(bare),
+        "supervised_s": spread(ours),
+        "added_s": spread(b - a for a, b in zip(bare, ours, strict=True)),
+        "end_s": spread(ends),
+    }
+
+
+# -- abort ----------------------------------------------------------------------------------------------------------
+
+
+class _Watched:
+    """How many sequences an engine runs, by its own word: a worker's frames, a server's metrics page."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        server = a_server(engine.name)
+        self._metric = server.metrics["running"] if server else ""
+
+    async def running(self) -> int:
+        if not self._metric:
+            await asyncio.sleep(LOOK_S)
+            return (await self._engine.stats()).running
+        return int(sum(samples(await self._page(), (self._metric,)).get(self._metric, [0.0])))
+
+    async def _page(self) -> str:
+        """Straight from the socket: our own figure is up to a second old, and counts only what we still hold."""
+        if self._connection is None:
+            door, _ = door_of(self._engine.processes())
+            self._connection = await asyncio.open_unix_connection(door, limit=1 << 22)
+        reader, writer = self._connection
+        writer.write(http_request("/metrics", None))
+        head = await reader.readuntil(b"\r\n\r\n")
+        lengths = [
+            line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        ]
+        return (await reader.readexactly(int(lengths[0].split(b":")[1]))).decode()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection[1].close()
+
+
+async def aborts(engine: Engine, rounds: int) -> dict[str, Any]:
+    """Milliseconds from the end of one of eight iterators until the engine itself counts one sequence less."""
+    watched = _Watched(engine)
+    text = a_text()
+    requests = [a_request(text, n, ENDLESS) for n in range(RUNNING)]
+    taken = []
+    try:
+        for _ in range(rounds):
+            taken.append(await _abort(engine, watched, requests))
+            await _until(watched, 0)
+    finally:
+        watched.close()
+    return {"streams": RUNNING, "freed_ms": spread(1e3 * s for s in taken)}
+
+
+async def _abort(engine: Engine, watched: _Watched, requests: list[Any]) -> float:
+    let_go = asyncio.Event()
+    closed: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    tasks = [
+        asyncio.create_task(_held(engine, request, let_go if n == 0 else asyncio.Event(), closed))
+        for n, request in enumerate(requests)
+    ]
+    try:
+        await _until(watched, len(requests))
+        let_go.set()
+        at = await closed
+        await _until(watched, len(requests) - 1)
+        return time.perf_counter() - at
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _held(
+    engine: Engine, request: Any, let_go: asyncio.Event, closed: asyncio.Future[float]
+) -> None:
+    """Reads a stream until it is let go."""
+    async with aclosing(cast("Any", engine.generate(request))) as chunks:
+        async for _ in chunks:
+            if let_go.is_set():
+                closed.set_result(time.perf_counter())
+                return
+    raise RuntimeError("the stream ended by itself")
+
+
+async def _until(watched: _Watched, running: int) -> None:
+    async with asyncio.timeout(ABORT_DEADLINE_S):
+        while await watched.running() != running:
+            pass
+
+
+# -- a hundred lives ------------------------------------------------------------------------------------------------
+
+
+def tiny_model(folder: Path) -> ModelFacts:
+    """The tiny ONNX graph of our tests, written by a process that sees them; returns its figures."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TINY, str(folder)],
+        cwd=ROOT / "tests",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return ModelFacts(**json.loads(done.stdout))
+
+
+def left() -> dict[str, Any]:
+    """What can be left behind, as it is now."""
+    gc.collect()
+    return {
+        "processes": _marked(f"{MARK}={os.environ[MARK]}".encode()),
+        "descriptors": _entries("/proc/self/fd"),
+        "threads": threading.active_count(),
+        "segments": _entries("/dev/shm"),
+        "files": _entries(tempfile.gettempdir()),
+        "folders": sum(len([*p.glob(f"shardyard-{os.getpid()}-*")]) for p in folder_places()),
+        "rss_kib": _rss_kib(),
+    }
+
+
+def _marked(mark: bytes) -> int:
+    """Processes of this run, wherever they hang, but for this one."""
+    count = 0
+    for pid in everybody():
+        with contextlib.suppress(OSError):
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            count += pid != os.getpid() and mark in environ and stat_of(pid) is not None
+    return count
+
+
+def _entries(folder: str) -> int:
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+def _rss_kib() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+async def cycles(
+    make: Callable[[], Engine], config: EngineConfig, count: int, warm: int
+) -> dict[str, Any]:
+    """Loads, asks for a few tokens and closes, again and again; what is more afterwards than after the first few.
+
+    Args:
+        warm: lives before the first count.
+    """
+    before: dict[str, Any] = {}
+    halfway = 0
+    began = time.perf_counter()
+    for turn in range(warm + count):
+        if turn == warm:
+            before, began = left(), time.perf_counter()
+        if turn == warm + count // 2:
+            halfway = left()["rss_kib"]
+        await _life(make(), config)
+    seconds = time.perf_counter() - began
+    after = left()
+    grown = {name: after[name] - before[name] for name in before}
+    return {
+        "cycles": count,
+        "cycle_s": round(seconds / count, 3),
+        "grown": grown,
+        "rss_kib": {"before": before["rss_kib"], "halfway": halfway, "after": after["rss_kib"]},
+        "clean": not any(n > 0 for name, n in grown.items() if name != "rss_kib"),
+    }
+
+
+async def _life(engine: Engine, config: EngineConfig) -> None:
+    await engine.load(config, lambda _: None)
+    sampling = Sampling(max_tokens=4, ignore_eos=True)
+    request = EngineRequest(id="tiny", prompt_ids=(11, 12, 13), sampling=sampling)
+    async for _ in engine.generate(request):
+        pass
+    await engine.close()
+    assert engine.processes() == ()
