@@ -41,6 +41,7 @@ class Place:
 
     Attributes:
         model_path: weights in a form that the engine reads; empty for an engine that needs none.
+        artifact: compiled model beside them; empty = there is none.
         cores: logical CPUs for this engine alone; empty = any.
         hosts: address of each stage's node; only for stages on several nodes.
         meeting_port: of the first of them; 0 = there is but one.
@@ -49,6 +50,7 @@ class Place:
     """
 
     model_path: str = ""
+    artifact: str = ""
     cores: tuple[int, ...] = ()
     hosts: tuple[str, ...] = ()
     meeting_port: int = 0
@@ -68,6 +70,7 @@ def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) ->
         model=slot.model,
         source=slot.source,
         model_path=place.model_path,
+        artifact=place.artifact,
         facts=model.facts,
         device_class=slot.device_class,
         arithmetic=slot.arithmetic,
