@@ -9,10 +9,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import structlog
+
 from .engine import Engine, EngineRequest, Sampling
 from .errors import EngineError, LoadFailed
 from .memory_watch import MemoryWatch
 from .pulse import Pulse
+
+log = structlog.get_logger()
 
 PROOF_TIMEOUT_S = 120.0
 LOOK_S = 1.0
@@ -90,10 +94,18 @@ class EngineWatch:
         looks = 0
         while not (why := await self._sick()):
             if looks % MEMORY_LOOKS == 0:
-                self._on_detail(await asyncio.to_thread(self._memory.look))
+                self._on_detail(await asyncio.to_thread(self._memory_detail))
             looks += 1
             await asyncio.sleep(self._look_s)
         self._on_sick(why)
+
+    def _memory_detail(self) -> str:
+        """An engine that cannot even say what it consists of is watched nonetheless."""
+        try:
+            return self._memory.look()
+        except Exception:
+            log.exception("engine.memory_unknown", engine=self._engine.name)
+            return ""
 
     async def _sick(self) -> str:
         silent_s = self._pulse.stalled_s(self._now())
@@ -108,10 +120,13 @@ class EngineWatch:
 
     async def _sick_when_idle(self) -> str:
         """An engine that accepts and never answers is found before a client finds it."""
-        if self._engine.capabilities.metered:
-            return ""
         try:
+            if self._engine.capabilities.metered:
+                return ""
             await prove(self._engine, self._text, IDLE_PROOF_TIMEOUT_S)
         except EngineError as error:
             return f"the engine does not answer any more: {error.message}"
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it gave no token
+            return f"the engine does not answer any more: {type(error).__name__}: {error}"
+        self._pulse.moves(self, self._now())
         return ""

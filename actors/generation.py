@@ -20,7 +20,7 @@ from .engine import Chunk, Engine, EngineRequest, Sampling
 from .errors import EngineCrashed, EngineError, Refused
 from .needs import unmet
 from .pulse import Pulse
-from .text import StopScanner
+from .text import Halves, StopScanner
 from .wire import Answer, End, Failure, First, Open, Reject, Tokens
 
 log = structlog.get_logger()
@@ -29,6 +29,9 @@ LONG_PROMPT = 4096
 """Characters above which a prompt is tokenised in a thread, so that running streams keep their pace."""
 
 _SEED_MASK = 2**63 - 1
+
+MOST_COUNTED = 2**32 - 1
+"""Tokens of one request that can be told."""
 
 LEAST_TEMPERATURE = 1e-5
 """Below it the likeliest token is taken: engines divide by the temperature in single precision."""
@@ -180,9 +183,13 @@ class Generation:
         prompt = self._request.prompt
         if isinstance(prompt, list):
             return self._checked(prompt)
-        if len(prompt or "") > LONG_PROMPT or _length(self._request.messages) > LONG_PROMPT:
+        if self._characters() > LONG_PROMPT:
             return await asyncio.to_thread(self._tokenise)
         return self._tokenise()
+
+    def _characters(self) -> int:
+        """Of what the client wrote: a bound on its tokens where nobody counts them."""
+        return len(self._request.prompt or "") + _length(self._request.messages)
 
     def _tokenise(self) -> tuple[int, ...]:
         if self._request.messages is not None:
@@ -241,10 +248,13 @@ class Generation:
             "AsyncGenerator[Chunk, None]", self._engine.generate(self._sequence(prompt, sampling))
         )
         pulse = self._pulse
-        pulse.begins(self, len(prompt), self._now())
+        pulse.begins(self, len(prompt) or self._characters(), self._now())
         try:
             async with aclosing(chunks):
                 return await self._transmit(chunks, len(prompt))
+        except EngineError:  # that is an answer, too
+            pulse.moves(self, self._now())
+            raise
         finally:
             pulse.ends(self, self._now())
 
@@ -262,9 +272,9 @@ class Generation:
             if chunk.finish == "abort":
                 return Failure("aborted", "the engine gave the request up", True)
             if chunk.finish is not None and chunk.usage is not None:
-                return End(chunk.finish, chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
+                return _end(chunk.finish, chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
             if chunk.finish is not None:
-                return End(chunk.finish, prompt_tokens, count)
+                return _end(chunk.finish, prompt_tokens, count)
         raise EngineError("the engine ended a sequence without a reason")
 
 
@@ -273,13 +283,14 @@ class Transcript:
 
     def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
         self._detokenizer = detokenizer
+        self._halves = Halves()
         self._scanner = StopScanner(stops) if stops else None
 
     def push(self, chunk: Chunk) -> tuple[str, bool]:
         """The text that a chunk adds, all of the rest with the last chunk, and whether a stop string was met."""
         last = chunk.finish is not None
         if chunk.text is not None:
-            piece = chunk.text
+            piece = self._halves.push(chunk.text, last=last)
         else:
             piece = self._detokenizer.push(chunk.ids)
             if last:
@@ -290,6 +301,16 @@ class Transcript:
         if last and not stopped:
             piece += self._scanner.finish()
         return piece, stopped
+
+
+def _end(finish: Any, prompt_tokens: Any, completion_tokens: Any) -> End:
+    """The end as an engine tells it, which may not be ours: a frame has room for counts of 32 bits and two reasons."""
+    for count in (prompt_tokens, completion_tokens):
+        if type(count) is not int or not 0 <= count <= MOST_COUNTED:
+            raise EngineError(f"the engine counts {str(count)[:40]} tokens")
+    if finish not in ("stop", "length"):
+        raise EngineError(f"the engine ended a text with {str(finish)[:40]!r}")
+    return End(finish, prompt_tokens, completion_tokens)
 
 
 def _length(messages: list[dict[str, Any]] | None) -> int:

@@ -12,15 +12,27 @@ LEAST_S = 15.0
 
 FACTOR = 10.0
 
+ELSEWHERE_LEAST_S = 180.0
+"""Of an endpoint that is somebody else's: it may queue what it is asked, and its engine fails a hanging request before that."""
+
 
 class Pulse:
-    """What one engine has to do, and when it last did some of it. Times are seconds of one clock."""
+    """What one engine has to do, and for how long nothing came of it. Times are seconds of one clock.
 
-    def __init__(self, pace: Pace) -> None:
+    Sequences that are given up prove nothing: an engine that hangs is found although no client waits long enough.
+
+    Args:
+        least_s: a shorter silence never counts.
+    """
+
+    def __init__(self, pace: Pace, *, least_s: float = LEAST_S) -> None:
         self._pace = pace
+        self._least_s = least_s
         self._waiting: dict[object, int] = {}
+        self._given_up = 0
         self._running = 0
-        self._moved = 0.0
+        self._since = 0.0
+        self._silent_s = 0.0
 
     @property
     def working(self) -> int:
@@ -30,28 +42,32 @@ class Pulse:
     def begins(self, key: object, prompt_tokens: int, now: float) -> None:
         """A sequence goes into the engine."""
         if not self._running:
-            self._moved = now
+            self._since = now
         self._waiting[key] = prompt_tokens
         self._running += 1
 
     def moves(self, key: object, now: float) -> None:
         """A sequence got something."""
-        self._moved = now
+        self._since = now
+        self._silent_s = 0.0
+        self._given_up = 0
         self._waiting.pop(key, None)
 
     def ends(self, key: object, now: float) -> None:
-        """A sequence has left the engine."""
-        self._moved = now
-        self._waiting.pop(key, None)
+        """A sequence has left the engine, with or without an end."""
+        self._given_up += self._waiting.pop(key, 0)
         self._running -= 1
+        if not self._running:
+            self._silent_s += now - self._since
 
     def limit_s(self) -> float:
-        """The longest silence that still can be work: all prompts that wait, read one after another, and one step."""
-        prompts = sum(self._waiting.values()) / max(self._pace.prefill_tokens_per_s, 1e-3)
+        """The longest silence that still can be work: all prompts that went in meanwhile, read one after another, and one step."""
+        tokens = sum(self._waiting.values()) + self._given_up
+        prompts = tokens / max(self._pace.prefill_tokens_per_s, 1e-3)
         step = self._pace.fixed_s + self._pace.per_sequence_s * self._running
-        return LEAST_S + FACTOR * (prompts + step)
+        return self._least_s + FACTOR * (prompts + step)
 
     def stalled_s(self, now: float) -> float:
-        """How long the engine has been silent, when that is too long; else 0."""
-        silent = now - self._moved
+        """How long the engine has been silent at work, when that is too long; else 0."""
+        silent = self._silent_s + now - self._since
         return silent if self._running and silent > self.limit_s() else 0.0

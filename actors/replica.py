@@ -19,12 +19,12 @@ from placement.modelspec import ModelFacts
 from .admission import Admission
 from .calibrate import QUICK, Measured, measure_loaded
 from .engine import Capabilities, Engine, EngineConfig
-from .engine_config import ANYWHERE, Place, engine_config
+from .engine_config import ANYWHERE, REMOTE, Place, engine_config
 from .engine_watch import EngineWatch, prove
 from .errors import EngineCrashed, EngineError, LoadFailed
 from .generation import Generation, Sink, Text
 from .memory_watch import MemoryWatch
-from .pulse import Pulse
+from .pulse import ELSEWHERE_LEAST_S, LEAST_S, Pulse
 from .session import Session
 from .slot import SlotSpec
 from .wire import Answer, End, Failure, Open, Reject, State, Welcome
@@ -117,7 +117,8 @@ class Replica:
         self._counts = {"completed": 0, "rejected": 0, "failed": 0, "cancelled": 0}
         self._generated_tokens = 0
         self._measured: Measured | None = None
-        self._pulse = Pulse(config.slot.pace)
+        elsewhere = config.slot.family == REMOTE
+        self._pulse = Pulse(config.slot.pace, least_s=ELSEWHERE_LEAST_S if elsewhere else LEAST_S)
         self._watching: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -169,7 +170,9 @@ class Replica:
             )
         except EngineError as error:
             log.warning("replica.not_measured", slot=self._config.slot.id, detail=error.message)
-            return None
+        except Exception:  # it has generated a token, so it is of use unmeasured, too
+            log.exception("replica.not_measured", slot=self._config.slot.id)
+        return None
 
     def _watch(self, text: Text) -> EngineWatch:
         planned = self._config.slot.memory_bytes if self._config.slot.threads else 0
@@ -221,6 +224,8 @@ class Replica:
             await asyncio.wait_for(self._engine.close(), CLOSE_TIMEOUT_S)
         except TimeoutError:
             log.warning("engine.close_late", slot=self._config.slot.id)
+        except Exception:
+            log.exception("engine.close_broken", slot=self._config.slot.id)
 
     # -- state --------------------------------------------------------------------------------------------------
 

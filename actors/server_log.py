@@ -88,6 +88,11 @@ class ServerLog:
         self._dropped_lines = 0
         self._tail = b""
 
+    @property
+    def lines(self) -> list[str]:
+        """The last lines so far."""
+        return list(self._lines)
+
     def feed(self, data: bytes) -> None:
         """Takes what was printed next."""
         if not self._affordable(len(data)):

@@ -38,6 +38,9 @@ log = structlog.get_logger()
 
 HELLO_TIMEOUT_S = 5.0
 
+LONGEST_TEXT = 1 << 20
+"""Characters in one frame: an engine that tells no ids may gather more than a frame has room for."""
+
 
 class Host(Protocol):
     """The replica behind the connections."""
@@ -149,7 +152,16 @@ class Session(FramedConnection):
         self._streams[number] = outlet
         task = self._host.answer(request, outlet)
         outlet.cancel = task.cancel
-        task.add_done_callback(lambda _: self._streams.pop(number, None))
+        task.add_done_callback(lambda ended: self._over(number, ended))
+
+    def _over(self, number: int, task: asyncio.Task[None]) -> None:
+        """Whatever ended a stream: its gateway never waits for an end that does not come."""
+        self._streams.pop(number, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("stream.broken", error=type(error).__name__)
+            failure = Failure("internal_error", "the replica could not answer this request")
+            self.send(encode(number, failure))
 
     def _credit(self, credit: Frame) -> None:
         outlet = self._streams.get(credit.stream)
@@ -204,11 +216,14 @@ class _Outlet:
             self._send_held()
 
     def _send_held(self) -> None:
-        if self._held_text:
-            held = tokens_frame(self._number, tuple(self._held_ids), "".join(self._held_text))
-            self._session.send(held)
-            self._held_ids.clear()
-            self._held_text.clear()
+        if not self._held_text:
+            return
+        ids, text = tuple(self._held_ids), "".join(self._held_text)
+        self._held_ids.clear()
+        self._held_text.clear()
+        for start in range(0, max(1, len(text)), LONGEST_TEXT):
+            piece = text[start : start + LONGEST_TEXT]
+            self._session.send(tokens_frame(self._number, ids if start == 0 else (), piece))
 
 
 def _nothing() -> None:

@@ -23,6 +23,7 @@ from .vocabulary import Vocabulary, gguf_vocabulary, hf_vocabulary
 MOST_WORDS = 4096
 
 _WORD = re.compile(rb" [A-Za-z]{2,}")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class TextModel:
@@ -129,6 +130,23 @@ class Detokenizer:
     def finish(self) -> str:
         """What is left: a replacement character for a character that was never completed."""
         return self._decoder.decode(b"", final=True)
+
+
+class Halves:
+    """Joins characters beyond the first 65536 that a JSON text names by two halves, also where it is cut between them."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def push(self, text: str, *, last: bool = False) -> str:
+        """The text with whole characters only; a half that stays alone becomes the replacement character."""
+        text = self._held + text
+        self._held = ""
+        if not _HALF.search(text):
+            return text
+        if not last and "\ud800" <= text[-1] <= "\udbff":
+            text, self._held = text[:-1], text[-1]
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class StopScanner:

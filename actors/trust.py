@@ -21,6 +21,8 @@ MOST_DEVICES = 4096
 MOST_SHARES = 65536
 MOST_MEMORY_BYTES = 2**47
 """128 TiB on one device: more than any, less than a size read in the wrong unit."""
+ENDPOINT = "remote:"
+"""Begins the identity of a remote endpoint."""
 _NUMERIC = ("int", "float")
 _TEXTS = ("family", "product", "device_class", "handle", "part")
 _OPTIONAL_TEXTS = ("serial", "uuid", "pci", "board", "driver", "firmware")
@@ -55,7 +57,9 @@ def flaw_of_device(node: NodeId, device: object) -> str | None:
         return f"{what} with class {device.device_class!r} is not a device of node {node}"
     if not isinstance(device.health, Health):
         return f"{what}: health {device.health!r} is unknown"
-    return _flaw_of_amounts(what, device.memory_bytes, device.shares)
+    # What an endpoint computes with is not ours.
+    memory = device.memory_bytes or int(device.identity.startswith(ENDPOINT))
+    return _flaw_of_amounts(what, memory, device.shares)
 
 
 def flaw_of_accelerator(found: object, classes: Iterable[str]) -> str | None:

@@ -233,7 +233,7 @@ def frame(stream: int, kind: Kind, payload: bytes = b"") -> bytes:
 def tokens_frame(stream: int, ids: tuple[int, ...], text: str) -> bytes:
     """A TOKENS frame; the fast path of `encode`."""
     data = text.encode()
-    if len(ids) == 1:
+    if len(ids) == 1 and len(data) < _SMALL:
         return _TOKENS_ONE.pack(8 + len(data), stream, 6, 1, ids[0]) + data
     return frame(stream, Kind.TOKENS, _ids(ids) + data)
 

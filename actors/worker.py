@@ -7,6 +7,7 @@ and its end fails every running sequence at once. It must not know which engine 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -40,6 +41,9 @@ WORKER_LOST = "worker.lost"
 WORKER_ENDED = "worker.ended"
 
 LOAD_DEADLINE_S = 900.0
+
+LINGER_S = 0.5
+"""After its process has ended, what that sent last is still taken."""
 
 QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 """Idle compute threads sleep, as other engines need their cores; what the operator sets counts."""
@@ -108,17 +112,9 @@ class WorkerEngine:
 
     async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """See `Engine`."""
-        interpreter = _interpreter(self.name, self._environment)
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = WorkerProcess(
-                self._target,
-                theirs,
-                variables(config, self._environment),
-                cores=config.cores,
-                interpreter=interpreter,
-                log_path=config.log_path,
-            )
+            self._process = self._started(config, ours, theirs)
         log.info(WORKER_STARTED, engine=self.name, pid=self._process.pid)
         self._link = _Link(self.name, self._process, progress)
         await asyncio.get_running_loop().create_unix_connection(lambda: self._link, sock=ours)
@@ -134,6 +130,42 @@ class WorkerEngine:
         except BaseException:
             await self.close()
             raise
+
+    def _started(
+        self, config: EngineConfig, ours: socket.socket, theirs: socket.socket
+    ) -> WorkerProcess:
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+                loop.call_soon_threadsafe(loop.call_later, LINGER_S, self._cut)
+
+        try:
+            return WorkerProcess(
+                self._target,
+                theirs,
+                variables(config, self._environment),
+                cores=config.cores,
+                interpreter=_interpreter(self.name, self._environment),
+                log_path=config.log_path,
+                on_end=ended,
+            )
+        except OSError as error:
+            ours.close()
+            name = self._environment
+            hint = "look at the node's limits of processes, memory and open files"
+            raise LoadFailed(
+                f"engine {self.name}: its process could not be started: {error}",
+                hint=f"shardyard env create {name} --force" if name else hint,
+            ) from None
+        except BaseException:
+            ours.close()
+            raise
+
+    def _cut(self) -> None:
+        """The process has ended; what it started may hold the socket open, and would for ever."""
+        if self._link is not None:
+            self._link.cut()
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
         """See `Engine`. Waits as long as the process lives: deadlines are the caller's."""
@@ -311,6 +343,10 @@ class _Link(asyncio.Protocol):
         del self._sequences[number]
         if not sequence.ended:
             self._write(abort_frame(number))
+
+    def cut(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         self._write(frame(Kind.CLOSE))

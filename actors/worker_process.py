@@ -6,22 +6,27 @@ It must not know what the process serves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from . import environment_main
-from .redaction import redacted
 from .server_log import ServerLog, secrets_of
 
 CLOSE_DEADLINE_S = 2.0
 TERMINATE_DEADLINE_S = 1.0
-KEPT_LINES = 100
+_LOOK_MS = 500
+"""Between two looks at whether it has ended: somebody that it started may hold its standard error open."""
+_CHUNK = 1 << 16
+_MOST_LEFT = 64
+"""Chunks that are taken after its end."""
 _ROOT = Path(__file__).resolve().parent.parent
 _MODULE = "actors.worker_main"
 _PATHS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
@@ -39,6 +44,7 @@ class WorkerProcess:
         cores: logical CPUs that it is bound to before anything is loaded; empty = any.
         interpreter: Python of the environment that it lives in; None = ours.
         log_path: file for what it prints; empty = the last lines are kept only.
+        on_end: called in the thread once it has ended, whoever still holds its end of the socket.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class WorkerProcess:
         cores: Sequence[int] = (),
         interpreter: Path | None = None,
         log_path: str = "",
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         descriptor = theirs.fileno()
         arguments = (str(descriptor), target, str(os.getpid()), ",".join(map(str, cores)))
@@ -65,8 +72,8 @@ class WorkerProcess:
             env=variables,
         )
         self.pid = self._popen.pid
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._log = ServerLog(log_path, secrets_of(env)) if log_path else None
+        self._on_end = on_end
+        self._log = ServerLog(log_path, secrets_of(env))
         self._reaper = threading.Thread(target=self._listen, daemon=True, name=f"worker-{self.pid}")
         self._reaper.start()
 
@@ -74,13 +81,27 @@ class WorkerProcess:
         stream = self._popen.stderr
         assert stream is not None
         with stream:
-            while line := stream.readline(4096):
-                self._lines.append(redacted(line.decode(errors="replace").rstrip()))
-                if self._log is not None:
-                    self._log.feed(line)
-        if self._log is not None:
-            self._log.end()
+            self._read(stream)
         self._popen.wait()
+        self._log.end()
+        self._on_end()
+
+    def _read(self, stream: IO[bytes]) -> None:
+        """Takes what it prints until it has ended or prints no more."""
+        printed = stream.fileno()
+        waiting = select.poll()
+        waiting.register(printed, select.POLLIN)
+        while self._popen.poll() is None:
+            if not waiting.poll(_LOOK_MS):
+                self._log.rest()
+            elif data := os.read(printed, _CHUNK):
+                self._log.feed(data)
+            else:
+                return
+        os.set_blocking(printed, False)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_MOST_LEFT):
+                self._log.feed(os.read(printed, _CHUNK))
 
     @property
     def ended(self) -> bool:
@@ -91,11 +112,12 @@ class WorkerProcess:
         """How it ended and what it printed last, as the end of a sentence."""
         code = self._popen.returncode
         how = "" if code is None else f" with {f'signal {-code}' if code < 0 else f'status {code}'}"
-        return how + (f": {self._lines[-1][:500]}" if self._lines else "")
+        lines = self._log.lines
+        return how + (f": {lines[-1][:500]}" if lines else "")
 
     def printed(self) -> list[str]:
         """The last lines of its standard error."""
-        return list(self._lines)
+        return self._log.lines
 
     async def end(self) -> bool:
         """Waits for the end, harder each time; False when it had ended before."""

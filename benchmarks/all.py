@@ -18,11 +18,23 @@ from typing import Any
 
 from benchmarks.children import ROOT
 
+CARRIERS_QUICK = (
+    "--engines",
+    "openvino,onnxruntime,stand-in",
+    "--rounds",
+    "1",
+    "--tokens",
+    "24",
+    "--cycles",
+    "10",
+)
 BENCHMARKS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("discovery", (), ("--runs", "5")),
     ("plan", (), ("--runs", "3")),
     ("serving", (), ("--seconds", "0.5", "--rounds", "1")),
     ("engine", ("--cluster",), ("--rounds", "1", "--tokens", "32")),
+    ("engines_onnx", (), ("--rounds", "1", "--steps", "4")),
+    ("carriers", ("--rounds", "3"), CARRIERS_QUICK),
     ("cluster", (), ("--runs", "1", "--idle-s", "5")),
     ("ray_handles", (), ("--seconds", "0.5", "--rounds", "1")),
 )
@@ -36,8 +48,11 @@ LINES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Name, module and its arguments, of those that print lines; a quick look runs the first."""
 
-TIMEOUT_S = 900.0
-SUMMARY = ("met", "ratios", "handles_to_ours", "first_token_s", "pss_mib", "idle_percent")
+TIMEOUT_S = 1800.0
+SUMMARY = (
+    "met", "left_out", "ratios", "roofline", "abort_ms", "start_added_s", "grown", "handles_to_ours",
+    "first_token_s", "pss_mib", "idle_percent",
+)  # fmt: skip
 
 
 def run(module: str, arguments: tuple[str, ...], out: Path) -> dict[str, Any]:

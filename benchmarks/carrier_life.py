@@ -1,31 +1,20 @@
-"""The life around the streams: a supervised start beside a bare one, what an abort takes, and what a hundred lives leave behind.
+"""Around the streams: a supervised start of a server beside a bare one, and what an abort takes.
 
-Benchmarks only. What is left behind is counted in this process and, by a variable that every process of ours inherits, among
-all processes of the machine.
+Benchmarks only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import json
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections.abc import Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any, cast
 
-from actors.engine import Engine, EngineConfig, EngineRequest, Sampling
+from actors.engine import Engine, EngineConfig
 from actors.openai_body import request_body
-from actors.orphans import folder_places
-from actors.process_tree import everybody, stat_of
 from actors.server_launch import Launch, launch
 from actors.server_metrics import samples
 from benchmarks.carrier_cases import (
@@ -38,32 +27,21 @@ from benchmarks.carrier_cases import (
     python_of,
 )
 from benchmarks.carrier_streams import http_request
-from benchmarks.children import ROOT
 from benchmarks.engine import spread
 from benchmarks.load import Connection
-from placement.modelspec import ModelFacts
 
 LOOK_S = 0.001
 START_DEADLINE_S = 280.0
 ABORT_DEADLINE_S = 10.0
-RUNNING = 8
+RUNNING = (8, 32)
 """Streams of which one is aborted."""
 ENDLESS = 1500
-MARK = "BENCHMARK_RUN"
-"""Variable that names this run in every process of it; servers inherit none whose name begins with ours."""
-_TINY = """
-import dataclasses, json, sys
-from pathlib import Path
-from support.tiny_onnx import FACTS, write_tiny_onnx
-write_tiny_onnx(Path(sys.argv[1]))
-print(json.dumps(dataclasses.asdict(FACTS)))
-"""
 
 
 # -- start ----------------------------------------------------------------------------------------------------------
 
 
-async def first_token(door: str, served: str, request: bytes) -> None:
+async def first_token(door: str, request: bytes) -> None:
     """Asks until somebody is there, and returns with the first token."""
     loop = asyncio.get_running_loop()
     while True:
@@ -98,7 +76,7 @@ async def bare_start(name: str, config: EngineConfig) -> float:
     process = _spawned(planned)
     try:
         async with asyncio.timeout(START_DEADLINE_S):
-            await first_token(planned.socket, planned.served, request)
+            await first_token(planned.socket, request)
         return time.perf_counter() - began
     finally:
         process.terminate()
@@ -142,18 +120,10 @@ async def our_start(name: str, config: EngineConfig) -> tuple[float, float]:
 
 
 async def starts(name: str, path: str, rounds: int) -> dict[str, Any]:
-    """Both in turn, one more round first; seconds."""
+    """Both in turn, in seconds; of more than one round the first is not counted."""
     config = a_config(name, path, a_text())
-    bare, ours, ends = [], [], []
-    for turn in range(rounds + 1):
-        alone = await bare_start(name, config)
-        watched, end = await our_start(name, config)
-        if turn > 0 or rounds == 1:
-            bare.append(alone)
-            ours.append(watched)
-            ends.append(end)
-        if rounds == 1:
-            break
+    rows = [(await bare_start(name, config), *await our_start(name, config)) for _ in range(rounds)]
+    bare, ours, ends = zip(*rows[min(1, rounds - 1) :], strict=True)
     return {
         "bare_s": spread(bare),
         "supervised_s": spread(ours),
@@ -199,18 +169,22 @@ class _Watched:
 
 
 async def aborts(engine: Engine, rounds: int) -> dict[str, Any]:
-    """Milliseconds from the end of one of eight iterators until the engine itself counts one sequence less."""
+    """Milliseconds from the end of one of 8 or 32 iterators until the engine itself counts one sequence less."""
     watched = _Watched(engine)
-    text = a_text()
-    requests = [a_request(text, n, ENDLESS) for n in range(RUNNING)]
-    taken = []
     try:
-        for _ in range(rounds):
-            taken.append(await _abort(engine, watched, requests))
-            await _until(watched, 0)
+        return {str(n): await _aborts(engine, watched, n, rounds) for n in RUNNING}
     finally:
         watched.close()
-    return {"streams": RUNNING, "freed_ms": spread(1e3 * s for s in taken)}
+
+
+async def _aborts(engine: Engine, watched: _Watched, running: int, rounds: int) -> dict[str, float]:
+    text = a_text()
+    requests = [a_request(text, n, ENDLESS) for n in range(running)]
+    taken = []
+    for _ in range(rounds):
+        taken.append(await _abort(engine, watched, requests))
+        await _until(watched, 0)
+    return spread(1e3 * s for s in taken)
 
 
 async def _abort(engine: Engine, watched: _Watched, requests: list[Any]) -> float:
@@ -248,91 +222,3 @@ async def _until(watched: _Watched, running: int) -> None:
     async with asyncio.timeout(ABORT_DEADLINE_S):
         while await watched.running() != running:
             pass
-
-
-# -- a hundred lives ------------------------------------------------------------------------------------------------
-
-
-def tiny_model(folder: Path) -> ModelFacts:
-    """The tiny ONNX graph of our tests, written by a process that sees them; returns its figures."""
-    done = subprocess.run(
-        [sys.executable, "-c", _TINY, str(folder)],
-        cwd=ROOT / "tests",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return ModelFacts(**json.loads(done.stdout))
-
-
-def left() -> dict[str, Any]:
-    """What can be left behind, as it is now."""
-    gc.collect()
-    return {
-        "processes": _marked(f"{MARK}={os.environ[MARK]}".encode()),
-        "descriptors": _entries("/proc/self/fd"),
-        "threads": threading.active_count(),
-        "segments": _entries("/dev/shm"),
-        "files": _entries(tempfile.gettempdir()),
-        "folders": sum(len([*p.glob(f"shardyard-{os.getpid()}-*")]) for p in folder_places()),
-        "rss_kib": _rss_kib(),
-    }
-
-
-def _marked(mark: bytes) -> int:
-    """Processes of this run, wherever they hang, but for this one."""
-    count = 0
-    for pid in everybody():
-        with contextlib.suppress(OSError):
-            environ = Path(f"/proc/{pid}/environ").read_bytes()
-            count += pid != os.getpid() and mark in environ and stat_of(pid) is not None
-    return count
-
-
-def _entries(folder: str) -> int:
-    return sum(1 for _ in Path(folder).iterdir())
-
-
-def _rss_kib() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
-
-
-async def cycles(
-    make: Callable[[], Engine], config: EngineConfig, count: int, warm: int
-) -> dict[str, Any]:
-    """Loads, asks for a few tokens and closes, again and again; what is more afterwards than after the first few.
-
-    Args:
-        warm: lives before the first count.
-    """
-    before: dict[str, Any] = {}
-    halfway = 0
-    began = time.perf_counter()
-    for turn in range(warm + count):
-        if turn == warm:
-            before, began = left(), time.perf_counter()
-        if turn == warm + count // 2:
-            halfway = left()["rss_kib"]
-        await _life(make(), config)
-    seconds = time.perf_counter() - began
-    after = left()
-    grown = {name: after[name] - before[name] for name in before}
-    return {
-        "cycles": count,
-        "cycle_s": round(seconds / count, 3),
-        "grown": grown,
-        "rss_kib": {"before": before["rss_kib"], "halfway": halfway, "after": after["rss_kib"]},
-        "clean": not any(n > 0 for name, n in grown.items() if name != "rss_kib"),
-    }
-
-
-async def _life(engine: Engine, config: EngineConfig) -> None:
-    await engine.load(config, lambda _: None)
-    sampling = Sampling(max_tokens=4, ignore_eos=True)
-    request = EngineRequest(id="tiny", prompt_ids=(11, 12, 13), sampling=sampling)
-    async for _ in engine.generate(request):
-        pass
-    await engine.close()
-    assert engine.processes() == ()

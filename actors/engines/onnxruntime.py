@@ -60,7 +60,7 @@ class OnnxRuntimeStepper:
             penalties=True,
             exact=exact,
             numerics="fp32" if exact else "",
-            continuation="exact" if exact else "seeded" if provider.exact else "coherent",
+            continuation="exact" if exact else "coherent",
         )
         progress(1.0)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from actors.needs import unmet
 from actors.wire import End, Failure, Open, Reject, Tokens, WireError
 
 from ..errors import RequestError
@@ -202,12 +203,15 @@ class Exchange:
             return False
         assert self.replica is not None
         window = self.replica.window
-        ours = [
-            r for r in self._dispatcher.upstreams.table().replicas if r.model == self._call.model
-        ]
+        table = self._dispatcher.upstreams.table()
+        ours = [r for r in table.replicas if r.model == self._call.model]
         self._too_small = tuple(key_of(r) for r in ours if r.window <= window)
-        self._failure = from_reject(event)
-        return len(self._too_small) < len(ours)
+        return any(r.window > window and self._may_be_able(r) for r in ours)
+
+    def _may_be_able(self, replica: ReplicaEntry) -> bool:
+        """One that loads has not said yet what it can do."""
+        request = self._call.request
+        return replica.state == "loading" or unmet(request, replica.capabilities) is None
 
     def _require_retry(self, error: RequestError, elsewhere: bool) -> None:
         """Returns when another attempt may be made; raises the error otherwise."""

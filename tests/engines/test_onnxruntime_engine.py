@@ -157,15 +157,16 @@ async def test_a_killed_process_is_seen_at_once(engine: Engine) -> None:
 
 
 @pytest.mark.skipif(not INT4.is_dir(), reason=f"no ONNX form in {INT4}")
-async def test_quantised_arithmetic_repeats_from_the_start_but_is_not_exact() -> None:
+async def test_quantised_arithmetic_answers_but_is_not_exact() -> None:
     with pytest.raises(LoadFailed, match="exact arithmetic needs an fp32 graph") as failure:
         await loaded(model_path=str(INT4))
     assert "--dtype fp32" in failure.value.hint
     engine = await loaded(model_path=str(INT4), arithmetic="fast")
-    requests = [chat(f"Tell me about {topic}.", temperature=0.5, seed=3) for topic in TOPICS]
     try:
-        alone = [await generated(engine, request) for request in requests[:4]]
-        together = await asyncio.gather(*[generated(engine, request) for request in requests])
-        assert together[:4] == alone
+        can = engine.capabilities
+        assert (can.exact, can.continuation) == (False, "coherent")
+        requests = [chat("What is the capital of France?")] * 4
+        answers = await asyncio.gather(*[generated(engine, request) for request in requests])
+        assert all("Paris" in read(ids) for ids, _ in answers)
     finally:
         await engine.close()

@@ -11,6 +11,7 @@ import asyncio
 import sys
 from dataclasses import replace
 
+import structlog
 from support.dataplane import SECRET, a_slot, an_entry
 
 from actors.engine_config import Place
@@ -61,4 +62,5 @@ async def serve(engine: str, source: str, model: str) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     asyncio.run(serve(*sys.argv[1:]))

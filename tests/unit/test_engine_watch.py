@@ -99,3 +99,38 @@ async def test_a_failing_proof_of_an_idle_engine_is_told() -> None:
     watch, told = a_watch(Failing(), Pulse(PACE), idle_proof_s=0.0)
     await asyncio.wait_for(watch.run(), 5)
     assert "out of memory" in told[0]
+
+
+class Odd(ScriptedEngine):
+    """Raises what no engine should."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        raise KeyError("no such slot")
+        yield Chunk(())
+
+
+async def test_a_proof_that_ends_in_any_other_error_is_told_too() -> None:
+    watch, told = a_watch(Odd(), Pulse(PACE), idle_proof_s=0.0)
+    await asyncio.wait_for(watch.run(), 5)
+    assert "KeyError" in told[0]
+
+
+async def test_an_engine_that_cannot_name_its_processes_is_watched_nonetheless() -> None:
+    def processes() -> tuple[int, ...]:
+        raise PermissionError("/proc")
+
+    pulse, told = Pulse(PACE), list[str]()
+    watch = EngineWatch(
+        ScriptedEngine(),
+        ByteText(),
+        pulse,
+        MemoryWatch(processes, 1),
+        on_sick=told.append,
+        on_detail=lambda _: None,
+        look_s=0.001,
+    )
+    running = asyncio.create_task(watch.run())
+    await asyncio.wait({running}, timeout=0.05)
+    pulse.begins("a", 10, asyncio.get_running_loop().time() - LEAST_S - 1)
+    await asyncio.wait_for(running, 5)
+    assert "has not moved" in told[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +15,7 @@ from support.dataplane import (
     dataplane,
     events_of,
     text_of,
+    until,
 )
 
 from actors.engine import Capabilities, Chunk, EngineRequest, Usage
@@ -31,12 +33,17 @@ class WritingEngine(ScriptedEngine):
             reply, capabilities=Capabilities(ids_in=False, ids_out=False, continuation="none")
         )
 
+        self.pieces = tuple(f"{word} " for word in reply.split(" "))
+        self.last = Chunk((), "stop", text="", usage=Usage(31, 7))
+
     async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
-        if request.id != "proof":
-            self.requests.append(request)
-        for word in self.reply.decode().split(" "):
-            yield Chunk((), text=word + " ")
-        yield Chunk((), "stop", text="", usage=Usage(31, 7))
+        if request.id == "proof":
+            yield Chunk((), "stop", text="x")
+            return
+        self.requests.append(request)
+        for piece in self.pieces:
+            yield Chunk((), text=piece)
+        yield self.last
 
 
 async def test_only_replicas_that_can_are_asked() -> None:
@@ -94,6 +101,52 @@ async def test_a_prompt_that_one_window_is_too_small_for_goes_to_a_larger_one() 
         response = await plane.chat("x" * 5000)
         assert response.json()["error"]["code"] == "context_length_exceeded"
     assert small.requests == []
+
+
+async def test_while_the_larger_window_is_full_the_prompt_is_not_too_long() -> None:
+    small, large = ScriptedEngine(window=32), ScriptedEngine(window=4096, paced=True)
+    async with dataplane(small, large, slot={"concurrency": 1, "queue": 0}) as plane:
+        running = asyncio.create_task(plane.chat("x" * 60))
+        await large.until(lambda engine: len(engine.requests) == 1)
+        response = await plane.chat("x" * 60)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "queue_full")
+        await large.step(10)
+        assert (await running).status_code == 200
+
+
+async def test_while_the_larger_window_loads_the_prompt_is_not_too_long() -> None:
+    small, large = ScriptedEngine(window=32), ScriptedEngine(window=4096)
+    large.loadable.clear()
+    async with dataplane(small, large, wait=False) as plane:
+        loads = plane.upstreams.loads()
+        await until(lambda: {load.state for load in loads.values()} == {"ready", "loading"})
+        response = await plane.chat("x" * 60)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "model_loading")
+        large.loadable.set()
+
+
+async def test_a_larger_window_that_cannot_what_is_asked_is_none() -> None:
+    small, large = ScriptedEngine(window=32), ScriptedEngine(window=4096, capabilities=PLAIN)
+    async with dataplane(small, large) as plane:
+        response = await plane.chat("x" * 60, seed=7)
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_character_that_comes_in_two_halves_is_whole() -> None:
+    engine = WritingEngine("")
+    engine.pieces = ("so \ud83d", "\ude00 ", "\ud83d")
+    async with dataplane(engine) as plane:
+        streamed = await plane.chat("Smile", stream=True)
+    assert text_of(events_of(streamed.text)) == "so \U0001f600 \ufffd"
+
+
+@pytest.mark.parametrize("last", [Chunk((), "stop", "", Usage(2**40, 1)), Chunk((), "done", "")])  # type: ignore[arg-type]
+async def test_an_end_that_is_none_is_an_error_at_once(last: Chunk) -> None:
+    engine = WritingEngine("")
+    engine.last = last
+    async with dataplane(engine) as plane, asyncio.timeout(5):
+        response = await plane.chat("hi")
+    assert response.json()["error"]["code"] == "engine_error"
 
 
 async def test_an_engine_without_ids_reads_what_the_client_wrote() -> None:

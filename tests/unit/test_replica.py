@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 from support.dataplane import SECRET, WINDOW, ScriptedEngine, a_replica, a_slot, until
 
 from actors.admission import Admission
+from actors.engine import Chunk, EngineRequest
 from actors.errors import EngineCrashed, LoadFailed, Refused
 from actors.generation import LEAST_TOP_P
 from actors.replica import Replica
+from actors.session import Session
 from actors.wire import (
     Answer,
     End,
     Failure,
     First,
+    Frame,
     FrameReader,
     Hello,
     Kind,
@@ -405,3 +409,72 @@ async def test_cancel_and_loss_abort_the_sequence(served, how) -> None:
     await until(lambda: replica.status().running == 0)
     assert replica.status().cancelled == 1
     peer.writer.close()
+
+
+class Calibrated(ScriptedEngine):
+    """Answers a proof, but nothing that measures it; does not close either."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        if request.id.startswith("calibrate"):
+            raise ValueError("no such batch")
+        async for chunk in super().generate(request):
+            yield chunk
+
+    async def close(self) -> None:
+        raise RuntimeError("closed twice")
+
+
+async def test_an_engine_that_cannot_be_measured_or_closed_is_of_use_and_ends() -> None:
+    replica = await ready(Calibrated(), calibrate=True)
+    assert (replica.status().state, replica.status().measured) == ("ready", None)
+    await replica.close()
+
+
+async def test_more_text_than_a_frame_has_room_for_gathers_and_arrives(served) -> None:
+    engine, _, port = served
+    text = "\N{GRINNING FACE}" * (5 << 20)
+    engine.generate = _says(text)
+    peer = await Peer.connect(port)
+    await peer.next()
+    peer.send(encode(1, a_request(credits=0)))
+    assert isinstance(await peer.next(), First)
+    got = ""
+    while not isinstance(answer := await peer.next(), End):
+        assert isinstance(answer, Tokens)
+        got += answer.text
+    assert got == text
+    peer.writer.close()
+
+
+def _says(text: str):
+    async def generate(_request: EngineRequest) -> AsyncIterator[Chunk]:
+        for start in range(0, len(text), 1 << 20):
+            yield Chunk((), text=text[start : start + (1 << 20)])
+        yield Chunk((), "stop", text="")
+
+    return generate
+
+
+class Broken(ScriptedEngine):
+    """Raises what not even `Exception` holds."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        if request.id != "proof":
+            raise GeneratorExit
+        async for chunk in super().generate(request):
+            yield chunk
+
+
+async def test_a_stream_that_ends_in_any_way_is_told_to_its_gateway() -> None:
+    replica = await ready(Broken())
+    sent: list[bytes] = []
+    session = Session(replica, SECRET, set())
+    session.send = sent.append
+    session._greeted = True
+    session.received(Frame(1, Kind.OPEN, encode(1, a_request())[9:]))
+    await until(lambda: any(isinstance(_answer(data), Failure) for data in sent))
+    await replica.close()
+
+
+def _answer(data: bytes) -> object:
+    return decode(data[8], data[9:])

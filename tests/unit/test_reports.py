@@ -44,6 +44,12 @@ def seen(*reports: NodeReport, state: State | None = None, at: float = 0.0) -> S
     return state
 
 
+def test_an_endpoint_has_no_memory_of_ours() -> None:
+    endpoint = gpu("n1", memory_bytes=0, identity="remote:h.example/v1", device_class="REMOTE_H")
+    assert refusal(report("n1", endpoint)) == ""
+    assert "memory_bytes 0" in refusal(report("n1", gpu("n1", memory_bytes=0)))
+
+
 @pytest.mark.parametrize(
     "lie",
     [
