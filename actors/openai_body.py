@@ -12,7 +12,7 @@ from typing import Any
 
 from .engine import EngineRequest, Sampling
 from .errors import EngineError
-from .server_spec import Dialect
+from .openai_dialect import Dialect
 
 COMPLETIONS, CHAT = "/completions", "/chat/completions"
 _LARGEST_SEED = 2**63 - 1

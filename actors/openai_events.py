@@ -28,6 +28,10 @@ class Disconnected(EngineError):
     retryable = True
 
 
+class Unreachable(Disconnected):
+    """Nobody listens at a server's address."""
+
+
 class Reading:
     """Takes the bytes of one stream, gives chunks.
 
@@ -195,7 +199,7 @@ def _usage(found: Any) -> Usage:
 
 
 def _tokens(count: Any) -> int:
-    if type(count) is not int or count < 0:
+    if type(count) is not int or not 0 <= count < 1 << 32:
         raise EngineError("sent token counts that are none")
     return count
 

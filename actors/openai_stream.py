@@ -17,8 +17,8 @@ import aiohttp
 from .engine import Chunk, EngineRequest
 from .errors import EngineError
 from .openai_body import COMPLETIONS, request_body
-from .openai_events import Disconnected, Reading, complaint
-from .server_spec import Dialect
+from .openai_dialect import Dialect
+from .openai_events import Disconnected, Reading, Unreachable, complaint
 
 CONNECT_DEADLINE_S = 10.0
 ANSWER_BYTES = 8 << 20
@@ -266,7 +266,7 @@ def _lost(error: BaseException) -> Disconnected:
     if isinstance(error, aiohttp.ClientSSLError):
         return Disconnected("could not be reached: TLS failed")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Disconnected(f"could not be reached: {error.os_error.strerror or 'no reason given'}")
+        return Unreachable(f"could not be reached: {error.os_error.strerror or 'no reason given'}")
     if isinstance(error, aiohttp.ClientPayloadError):
         return Disconnected("broke off in the middle of its answer")
     if isinstance(error, aiohttp.ClientResponseError):

@@ -133,10 +133,19 @@ def available_engines() -> tuple[frozenset[str], tuple[Broken, ...]]:
     missing = [
         problem
         for name, engine in plugins.found.items()
-        if (problem := _missing(name, engine)) is not None
+        if (problem := _looked_at(name, engine)) is not None
     ]
     names = frozenset(plugins.found) - {m.name for m in missing}
     return names, (*plugins.broken, *missing)
+
+
+def _looked_at(name: str, engine: type[Any]) -> Broken | None:
+    """As `_missing`; an engine that cannot even be asked costs none but itself."""
+    try:
+        return _missing(name, engine)
+    except Exception as error:  # noqa: BLE001 - a class of somebody else's
+        reason = f"what it needs cannot be told: {type(error).__name__}: {error}"[:500]
+        return Broken(name=name, reason=reason, hint="reinstall or uninstall it")
 
 
 def _missing(name: str, engine: type[Any]) -> Broken | None:
@@ -149,10 +158,18 @@ def _missing(name: str, engine: type[Any]) -> Broken | None:
         absent = wrong.kind in ("missing", "unknown")
         return Broken(name=name, reason=wrong.reason, hint=wrong.hint, optional=absent)
     for module in getattr(engine, "requires", ()):
-        if importlib.util.find_spec(module) is None:
+        if not _is_there(module):
             reason = f"{module} is not installed"
             return Broken(name=name, reason=reason, hint=f"pip install {module}", optional=True)
     return None
+
+
+def _is_there(module: str) -> bool:
+    """A module below a package that is not there is not there either; Python asks for the package first."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def engine_facts(name: str) -> EngineFacts | None:

@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from .openai_body import CHAT
+from .openai_dialect import Dialect
 from .readers.remote_entries import DialectName
-from .server_spec import Dialect
 
 LEAST_TEXT_TOKENS = 16
 _FORMAT = {

@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 
 from .errors import EngineError, LoadFailed
+from .openai_dialect import Dialect
 from .openai_stream import OpenAIClient
 from .readers.remote_entries import Entry
 from .remote_dialects import DIALECTS, Offered, offered
 from .remote_entry import VARIABLE
 from .remote_gate import Gate
-from .server_spec import Dialect
 
 ASK_DEADLINE_S = 15.0
 KEEP_OPEN_S = 15.0

@@ -18,7 +18,7 @@ import structlog
 from .engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats
 from .environments import interpreter, variables
 from .errors import EngineCrashed, EngineError, LoadFailed
-from .openai_events import Disconnected
+from .openai_events import Disconnected, Unreachable
 from .openai_stream import OpenAIClient
 from .server_endings import last_line, meaning
 from .server_launch import Launch, launch
@@ -38,6 +38,8 @@ LOAD_DEADLINE_S = 900.0
 GRACE_S = 5.0
 DEATH_WAIT_S = 0.5
 """After a broken answer: time in which the server's end would show."""
+UNREACHED_IN_A_ROW = 3
+"""A server that lives and whose door is shut as often, with no answer between, does not open it again."""
 
 
 class ServerEngine:
@@ -70,6 +72,7 @@ class ServerEngine:
         self._scrape: Scrape | None = None
         self._proof: Proof | None = None
         self._fault = "it is not loaded"
+        self._unreached = 0
 
     # -- loading ------------------------------------------------------------------------------------------------
 
@@ -153,6 +156,7 @@ class ServerEngine:
         try:
             async with aclosing(client.generate(request)) as chunks:
                 async for chunk in chunks:
+                    self._unreached = 0
                     yield chunk
         except EngineError as error:
             if await self._fatal(error, process):
@@ -168,7 +172,12 @@ class ServerEngine:
         if isinstance(error, Disconnected) or error.fields.get("status", 0) >= 500:
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.died.wait(), DEATH_WAIT_S)
-        return process.died.is_set()
+        if process.died.is_set():
+            return True
+        self._unreached = self._unreached + 1 if isinstance(error, Unreachable) else 0
+        if self._unreached >= UNREACHED_IN_A_ROW:
+            self._fault = "it lives, but nobody listens at its address any more"
+        return bool(self._fault)
 
     async def _crashed(self, process: ServerProcess) -> EngineCrashed:
         reason, hint = self._fault, ""

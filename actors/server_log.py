@@ -7,12 +7,14 @@ supervisor hosts it. It must not know whose lines they are.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from .redaction import HIDDEN, redacted
 
@@ -61,6 +63,11 @@ def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda secret: (-len(secret), secret)))
 
 
+def _spellings(secret: str) -> set[str]:
+    """How programs print a text: as it is, as JSON, as Python and in addresses."""
+    return {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")}
+
+
 class ServerLog:
     """Takes bytes as they arrive, tells the last lines.
 
@@ -77,7 +84,8 @@ class ServerLog:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._files = _Files(Path(path)) if path else None
-        self._secrets = tuple(secrets)
+        spelled = {spelling for secret in secrets for spelling in _spellings(secret)}
+        self._secrets = sorted(spelled, key=len, reverse=True)
         self._clock = clock
         self._credit = float(BURST_BYTES)
         self._at = clock()

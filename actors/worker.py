@@ -250,6 +250,10 @@ class _Sequence:
         return chunk
 
 
+class _Ended(Exception):
+    """The process went before it was loaded."""
+
+
 class _Link(asyncio.Protocol):
     """The parent's end of the socket."""
 
@@ -304,11 +308,8 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        words = self._process.last_words()
         if not self._loading.done():
-            self._loading.set_exception(
-                LoadFailed(f"the process of engine {self._engine} ended while it loaded{words}")
-            )
+            self._loading.set_exception(_Ended())
         if self._sequences:
             log.error(WORKER_LOST, engine=self._engine, printed=self._process.printed()[-20:])
         for sequence in self._sequences.values():
@@ -323,7 +324,15 @@ class _Link(asyncio.Protocol):
 
     async def load(self, config: EngineConfig) -> None:
         self._write(load_frame(config))
-        await self._loading
+        try:
+            await self._loading
+        except _Ended:
+            await self._process.ended_within(LINGER_S)  # its last words come beside the socket
+            words = self._process.last_words()
+            raise LoadFailed(
+                f"the process of engine {self._engine} ended while it loaded{words}",
+                hint="see the log of its replica",
+            ) from None
 
     def open(self, request: EngineRequest) -> tuple[int, _Sequence]:
         if self.lost:

@@ -124,15 +124,16 @@ class WorkerProcess:
         if not self._reaper.is_alive():
             return False
         try:
-            if not await self._ended(CLOSE_DEADLINE_S):
+            if not await self.ended_within(CLOSE_DEADLINE_S):
                 self._popen.terminate()
-                await self._ended(TERMINATE_DEADLINE_S)
+                await self.ended_within(TERMINATE_DEADLINE_S)
         finally:  # also when the wait itself is cancelled
             self._popen.kill()
-        await self._ended(CLOSE_DEADLINE_S)
+        await self.ended_within(CLOSE_DEADLINE_S)
         return True
 
-    async def _ended(self, deadline_s: float) -> bool:
+    async def ended_within(self, deadline_s: float) -> bool:
+        """Whether it has ended and said its last words, at the latest after so many seconds."""
         await asyncio.to_thread(self._reaper.join, deadline_s)
         return not self._reaper.is_alive()
 

@@ -81,7 +81,8 @@ class Direct:
         import openvino
         import openvino_genai
 
-        from actors.engines.openvino import _scheduler, properties
+        from actors.openvino_device import properties
+        from actors.openvino_paged import scheduler
 
         path = path_of(SOURCE)
         text = TextModel.load(path)
@@ -98,7 +99,7 @@ class Direct:
         )
         self._genai = openvino_genai
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-            config.model_path, _scheduler(openvino_genai, config), "CPU", properties(config)
+            config.model_path, scheduler(openvino_genai, config), "CPU", properties(config, "CPU")
         )
         self._prompts = [
             openvino.Tensor(np.array([text.chat_ids(messages(n))], dtype=np.int64))

@@ -80,15 +80,40 @@ class EngineFacts:
         return tuple(dtype for dtype in self.dtypes if dtype in self.exact_dtypes)
 
 
+MOST_ENTRIES = 100
+LONGEST_WORD = 100
+MOST_TP, MOST_STAGES = 4096, 64
+MOST_OVERHEAD_BYTES, LONGEST_S = 1 << 50, 1e6
+"""Facts come from other people's code, and every plan tries all that they allow."""
+
+
 def flaw(facts: EngineFacts) -> str:
     """Why facts make no sense, which would break every plan; empty when they do."""
     figures = (facts.overhead_bytes, facts.start_s, facts.build_s)
+    if wrong := _unwieldy(facts):
+        return f"engine {facts.name[:LONGEST_WORD]!r} {wrong}"
     if not facts.name or not facts.drives or not facts.dtypes:
         return f"engine {facts.name!r} names no device classes or no dtypes"
     if not facts.tp or any(size < 1 for size in facts.tp) or facts.pp < 1 or facts.chain < 0:
         return f"engine {facts.name!r}: tp {facts.tp}, pp {facts.pp} or chain {facts.chain} is no count"
     if not all(isfinite(figure) and figure >= 0 for figure in figures):
         return f"engine {facts.name!r} has a negative or infinite figure"
+    return ""
+
+
+def _unwieldy(facts: EngineFacts) -> str:
+    """What of it is beyond every real engine, as the end of a sentence."""
+    for key in (*_SETS, *_TUPLES):
+        entries = getattr(facts, key)
+        if len(entries) > MOST_ENTRIES:
+            return f"has {len(entries)} {key}, {MOST_ENTRIES} at most"
+    words = (facts.name, *(word for key in _SETS for word in getattr(facts, key)))
+    if not all(word.isprintable() and len(word) <= LONGEST_WORD for word in words):
+        return f"has a word of more than {LONGEST_WORD} characters, or one that cannot be printed"
+    if max(facts.tp, default=1) > MOST_TP or max(facts.pp, facts.chain) > MOST_STAGES:
+        return f"has tp above {MOST_TP}, or pp or chain above {MOST_STAGES}"
+    if facts.overhead_bytes > MOST_OVERHEAD_BYTES or max(facts.start_s, facts.build_s) > LONGEST_S:
+        return f"takes more than {MOST_OVERHEAD_BYTES} bytes or {LONGEST_S:g} s"
     return ""
 
 

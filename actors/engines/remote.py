@@ -19,6 +19,7 @@ import structlog
 from ..engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats, Sampling
 from ..errors import EngineError
 from ..openai_body import request_body
+from ..openai_dialect import Dialect
 from ..openai_stream import OpenAIClient
 from ..readers.remote_entries import DialectName
 from ..remote_dialects import DIALECTS, IDS, Offered, amend
@@ -26,7 +27,6 @@ from ..remote_entry import key_of, named_entry
 from ..remote_gate import Gate
 from ..remote_peer import Peer
 from ..remote_record import Observed, Record, RemoteFailed, Watch
-from ..server_spec import Dialect
 
 log = structlog.get_logger()
 

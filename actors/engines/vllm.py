@@ -16,7 +16,8 @@ from ..engine import Capabilities, EngineConfig
 from ..errors import LoadFailed
 from ..hf_folder import checked_weights, lora_rank, quantised
 from ..node_group import Peer, group_nodes, layer_counts, peer
-from ..server_spec import Dialect, Ending, When
+from ..openai_dialect import Dialect
+from ..server_spec import Ending, When
 from ..vllm_endings import ENDINGS
 
 ADAPTERS = 16

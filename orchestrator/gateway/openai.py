@@ -219,7 +219,14 @@ def _schema(wanted: ResponseFormat | None) -> str:
             reason="missing_required_parameter",
             param="response_format.json_schema",
         )
-    text = json.dumps(wanted.json_schema.schema_, separators=(",", ":"))
+    try:
+        text = json.dumps(wanted.json_schema.schema_, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:  # the body's `1e999` was read as infinity, which JSON cannot say
+        raise RequestError(
+            "the schema has a number beyond the largest one",
+            reason="invalid_value",
+            param="response_format.json_schema.schema",
+        ) from error
     if len(text) > LARGEST_SCHEMA:
         raise RequestError(
             f"the schema has {len(text)} characters, {LARGEST_SCHEMA} at most",

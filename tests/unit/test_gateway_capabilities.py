@@ -149,6 +149,18 @@ async def test_an_end_that_is_none_is_an_error_at_once(last: Chunk) -> None:
     assert response.json()["error"]["code"] == "engine_error"
 
 
+async def test_a_schema_that_json_cannot_say_is_refused() -> None:
+    engine = ScriptedEngine(capabilities=Capabilities(json_schema=True))
+    body = json.dumps(chat_body(response_format=WANTED)).replace('"integer"', "1e999")
+    async with dataplane(engine) as plane:
+        response = await plane.client.post(
+            "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+        )
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "response_format.json_schema.schema"
+    assert engine.requests == []
+
+
 async def test_an_engine_without_ids_reads_what_the_client_wrote() -> None:
     engine = WritingEngine("Paris of course")
     async with dataplane(engine) as plane:

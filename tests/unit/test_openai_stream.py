@@ -15,9 +15,9 @@ from support.engines import engine_request
 from actors.engine import Chunk, EngineRequest, Sampling
 from actors.errors import EngineError
 from actors.openai_body import request_body
+from actors.openai_dialect import Dialect
 from actors.openai_events import Disconnected, Reading, complaint
 from actors.openai_stream import OpenAIClient
-from actors.server_spec import Dialect
 
 IDS = Dialect(ids_switch={"return_token_ids": True}, ignore_eos=True)
 TEXT = Dialect(prompt_ids=False)
@@ -197,6 +197,7 @@ def test_an_end_id_ends_the_text_whatever_the_server_does() -> None:
         ((event("77"),), "token ids as str"),
         ((event(),), "text without its token ids"),
         ((b'data: {"choices": [], "usage": {"prompt_tokens": -1}}\n\n',), "token counts that are none"),
+        ((b'data: {"choices": [], "usage": {"prompt_tokens": 4294967296}}\n\n',), "token counts that are none"),
         ((b'data: {"choices": [], "usage": 3}\n\n',), "its usage as int"),
         ((b'data: {"error": "no memory"}\n\n',), "status 500: no memory"),
         ((b'data: {"error": {"message": "gone", "code": 429}}\n\n',), "status 429: gone"),

@@ -233,7 +233,18 @@ def test_an_engine_of_somebody_else_comes_after_ours_and_cannot_take_a_name() ->
         replace(THEIRS, drives=frozenset()),
         replace(THEIRS, start_s=float("nan")),
         replace(THEIRS, overhead_bytes=-1),
+        replace(THEIRS, tp=tuple(range(1, 10**6))),
+        replace(THEIRS, tp=(2**70,)),
+        replace(THEIRS, pp=10**9),
+        replace(THEIRS, chain=10**9),
+        replace(THEIRS, build_s=1e308),
+        replace(THEIRS, overhead_bytes=2**63),
+        replace(THEIRS, dtypes=("fp16",) * 10**6),
+        replace(THEIRS, formats=frozenset({"x" * 10_000_000})),
+        replace(THEIRS, drives=frozenset({"cpu/cpu\n"})),
+        replace(THEIRS, drives=frozenset(f"v{n}/gpu" for n in range(1000))),
     ],
+    ids=map(str, range(17)),
 )
 def test_facts_that_would_break_every_plan_are_refused(wrong: EngineFacts) -> None:
     assert flaw(wrong)

@@ -16,6 +16,7 @@ from actors.plugins import (
     ENGINES_PACKAGE,
     PROBES_GROUP,
     PROBES_PACKAGE,
+    Plugins,
     available_engines,
     load_plugins,
     make_engine,
@@ -116,6 +117,23 @@ def test_an_engine_without_its_environment_cannot_start_here(
     names, broken = available_engines()
     assert not names & {"vllm", "torch", "furiosa", "rbln"}
     assert {b.hint for b in broken if b.name == "vllm"} == {"shardyard env create vllm"}
+
+
+@pytest.mark.parametrize(
+    "needs", [{"requires": ("nobody.here",)}, {"requires": 5}, {"environment": 5}]
+)
+def test_an_engine_whose_needs_cannot_be_told_hides_no_other(
+    needs: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = type("Odd", (), {"name": "odd", **needs})
+    found = load_plugins(ENGINES_PACKAGE, ENGINES_GROUP).found
+    monkeypatch.setattr(
+        "actors.plugins.load_plugins", lambda *_: Plugins(found={**found, "odd": odd})
+    )
+    names, broken = available_engines()
+    assert "emulated" in names
+    assert "odd" not in names
+    assert "odd" in [problem.name for problem in broken]
 
 
 def test_engines_are_made_by_name() -> None:

@@ -35,8 +35,9 @@ from actors import orphans
 from actors.engine import Chunk, Engine, EngineRequest, Sampling
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.listeners import listeners
+from actors.openai_events import Unreachable
 from actors.process_tree import below, everybody
-from actors.server import ServerEngine
+from actors.server import UNREACHED_IN_A_ROW, ServerEngine
 
 
 @asynccontextmanager
@@ -367,6 +368,18 @@ async def test_a_server_that_dies_while_it_serves_is_a_crash() -> None:
         assert "SIGKILL" in engine.health()
         with pytest.raises(EngineCrashed):
             await generated(engine, engine_request())
+
+
+async def test_a_server_that_lives_behind_a_shut_door_is_a_crash() -> None:
+    async with serving() as engine:
+        (directory_of(engine.processes()[1]).parent / "s").unlink()
+        for _ in range(UNREACHED_IN_A_ROW - 1):
+            with pytest.raises(Unreachable):
+                await generated(engine, engine_request())
+            assert engine.health() == ""
+        with pytest.raises(EngineCrashed, match="nobody listens"):
+            await generated(engine, engine_request())
+        assert "nobody listens" in engine.health()
 
 
 async def test_a_server_that_exits_with_a_known_status_says_what_it_means() -> None:

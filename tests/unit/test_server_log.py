@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -38,6 +40,14 @@ def test_secrets_are_hidden_also_across_reads(size: int) -> None:
     for start in range(0, len(text), size):
         log.feed(text[start : start + size])
     assert log.end() == ["key hidden in /usr/bin", "hidden then hidden", "password=hidden"]
+
+
+def test_secrets_are_hidden_however_they_are_spelled() -> None:
+    secret = 'p\u00e4ss"w\\rd/9'
+    log = ServerLog("", [secret])
+    for spelled in (secret, json.dumps(secret), repr(secret), quote(secret, safe="")):
+        log.feed(f"it is {spelled}\n".encode())
+    assert log.end() == ["it is hidden", 'it is "hidden"', "it is 'hidden'", "it is hidden"]
 
 
 def test_a_secret_across_the_end_of_a_long_line_does_not_show() -> None:

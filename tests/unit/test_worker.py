@@ -118,8 +118,16 @@ async def test_load_reports_progress_and_close_leaves_nothing() -> None:
     [
         ("BrokenLoadStepper", "the weights are torn", "fetch them again"),
         ("RaisingLoadStepper", "RuntimeError: device is on fire", ""),
-        ("DyingLoadStepper", "ended while it loaded", ""),
-        ("NoSuchStepper", "ended while it loaded", ""),
+        (
+            "DyingLoadStepper",
+            "ended while it loaded with status 3: terminate called",
+            "see the log of its replica",
+        ),
+        (
+            "NoSuchStepper",
+            "ended while it loaded with status 1: .*NoSuch",
+            "see the log of its replica",
+        ),
     ],
 )
 async def test_a_failed_load_says_why_and_leaves_nothing(
@@ -380,3 +388,59 @@ async def test_a_missing_environment_is_said_with_the_command_that_builds_it(
         await engine.load(engine_config(), lambda _: None)
     assert failed.value.hint == "shardyard env create torch"
     assert engine.processes() == ()
+
+
+def _interpreter(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> WorkerEngine:
+    """An engine of an environment whose Python is that script."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(script)
+    python.chmod(0o755)
+    monkeypatch.setenv("SHARDYARD_ENV_FOREIGN", str(folder))
+    return WorkerEngine("test", "foreign_engine:Foreign", environment="foreign")
+
+
+@pytest.mark.parametrize("script", ["\x7fELF of another machine", "#!/nonexistent/python\n"])
+async def test_an_interpreter_that_cannot_be_run(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _interpreter(tmp_path, script, monkeypatch)
+    with pytest.raises(LoadFailed, match="could not be started") as failed:
+        await engine.load(engine_config(), lambda _: None)
+    assert "env create foreign" in failed.value.hint
+    await engine.close()
+
+
+async def test_who_holds_its_pipes_does_not_hide_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "pid"
+    engine = _interpreter(
+        tmp_path, f"#!/bin/sh\nsleep 60 &\necho $! > {told}\nexit 3\n", monkeypatch
+    )
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(LoadFailed, match="status 3"):
+                await engine.load(engine_config(), lambda _: None)
+    finally:
+        os.kill(int(told.read_text()), signal.SIGKILL)
+
+
+async def test_secrets_of_its_environment_are_not_in_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUB_TOKEN", "plain-word-99")
+    script = '#!/bin/sh\necho "refused: $HUB_TOKEN" >&2\nexit 3\n'
+    engine = _interpreter(tmp_path, script, monkeypatch)
+    with pytest.raises(LoadFailed, match="refused: hidden"):
+        await engine.load(engine_config(), lambda _: None)
+
+
+async def test_a_flood_of_words_does_not_keep_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "#!/bin/sh\nhead -c 200000000 /dev/zero >&2\nexit 3\n"
+    engine = _interpreter(tmp_path, script, monkeypatch)
+    async with asyncio.timeout(5):
+        with pytest.raises(LoadFailed, match="status 3"):
+            await engine.load(engine_config(), lambda _: None)
