@@ -21,6 +21,8 @@ GENAI_CONFIG = "genai_config.json"
 DESCRIPTIONS = (CONFIG, GENAI_CONFIG)
 """Files that tell what a model is, the more telling first."""
 MOST_JSON_BYTES = 64 * 1024**2
+MOST_LAYERS = 10_000
+MOST_DIMENSIONS, MOST_ELEMENTS = 16, 2**63
 _OTHER_WEIGHTS = ("*.onnx", "*.onnx.data", "*.onnx_data", "openvino_*.bin", "*.rbln", "*.fxb")
 
 
@@ -33,6 +35,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.exists():
             return {}
+        if not path.is_file():  # reading a pipe would never end
+            raise ModelError(f"{path} is no regular file", hint="fetch the model again")
         if path.stat().st_size > MOST_JSON_BYTES:
             raise ModelError(f"{path} is larger than {MOST_JSON_BYTES} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +60,8 @@ def read_checkpoint(folder: Path) -> ModelFacts:
         raise ModelError(
             f"{folder} has neither a GGUF file nor a {CONFIG}", hint="name a model directory"
         )
-    config = config.get("text_config") or config
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, dict) and inner else config
     heads, hidden = (
         _whole(folder, config, "num_attention_heads"),
         _whole(folder, config, "hidden_size"),
@@ -64,7 +69,7 @@ def read_checkpoint(folder: Path) -> ModelFacts:
     parameters, weights_bytes = _weights(folder)
     facts = ModelFacts(
         parameters=float(parameters),
-        layers=_whole(folder, config, "num_hidden_layers"),
+        layers=_whole(folder, config, "num_hidden_layers", most=MOST_LAYERS),
         hidden=hidden,
         heads=heads,
         kv_heads=_whole(folder, config, "num_key_value_heads", heads),
@@ -112,12 +117,19 @@ def _other_weights(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _whole(folder: Path, config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _whole(
+    folder: Path,
+    config: Mapping[str, Any],
+    key: str,
+    default: int | None = None,
+    *,
+    most: int = 2**40,
+) -> int:
     value = config.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
         raise ModelError(
-            f"{folder / CONFIG}: {key} is {value!r}, not a positive whole number",
+            f"{folder / CONFIG}: {key} is {str(value)[:40]}, not a whole number from 1 to {most}",
             hint="give the model's `facts` in the spec",
         )
     return value
@@ -130,15 +142,28 @@ def _weights(folder: Path) -> tuple[int, int]:
         header = _safetensors_header(path)
         header.pop("__metadata__", None)
         try:
-            parameters += sum(math.prod(tensor["shape"]) for tensor in header.values())
+            parameters += sum(_elements(tensor["shape"]) for tensor in header.values())
             size_bytes += sum(t["data_offsets"][1] - t["data_offsets"][0] for t in header.values())
         except (KeyError, TypeError, IndexError):
             raise ModelError(f"{path} has a broken header", hint="fetch the model again") from None
+    if not (0 <= parameters < MOST_ELEMENTS and 0 <= size_bytes < MOST_ELEMENTS):
+        raise ModelError(f"{folder} claims impossible sizes", hint="fetch the model again")
     return parameters, size_bytes
+
+
+def _elements(shape: Any) -> int:
+    """Weights of a tensor; a shape that nobody could multiply out is none."""
+    sizes = list(shape)
+    sound = all(type(size) is int and 0 <= size < MOST_ELEMENTS for size in sizes)
+    if len(sizes) > MOST_DIMENSIONS or not sound:
+        raise TypeError("a shape that is none")
+    return math.prod(sizes)
 
 
 def _safetensors_header(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise ModelError(f"{path} is no regular file", hint="fetch the model again")
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > MOST_JSON_BYTES:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from placement.modelspec import ModelFacts
 from placement.remote import is_remote
+from placement.tuning import Tuning
 
 from .engine import EngineConfig, StagePlace
 from .slot import SlotSpec
@@ -47,6 +48,7 @@ class Place:
         meeting_port: of the first of them; 0 = there is but one.
         log_path: file for the output of the engine's processes; empty = none.
         owner: mark of the engine's processes.
+        tuning: the slot's, with paths of this node; None = as it is.
     """
 
     model_path: str = ""
@@ -56,6 +58,7 @@ class Place:
     meeting_port: int = 0
     log_path: str = ""
     owner: str = ""
+    tuning: Tuning | None = None
 
 
 ANYWHERE = Place()
@@ -88,7 +91,7 @@ def engine_config(slot: SlotSpec, model: Model, place: Place, *, window: int) ->
         meeting_port=place.meeting_port,
         endpoint=_endpoint(slot),
         eos_ids=tuple(model.eos_ids),
-        tuning=slot.tuning,
+        tuning=place.tuning or slot.tuning,
         log_path=place.log_path,
         owner=place.owner,
         pace=slot.pace,

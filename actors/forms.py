@@ -235,7 +235,9 @@ def _told(place: Path) -> Prepared:
         form=form,
         source=str(manifest.get("source", "")),
         made=str(manifest.get("made", "")),
-        size_bytes=sum(sizes.values()) if isinstance(sizes, dict) else 0,
+        size_bytes=sum(s for s in sizes.values() if type(s) is int)
+        if isinstance(sizes, dict)
+        else 0,
         flaw=_flaw(place, manifest, place.parent.name),
     )
 
@@ -262,6 +264,8 @@ def _opened(place: Path, form: str) -> Path:
 
 def _manifest(place: Path) -> dict[str, Any]:
     try:
+        if not (place / MANIFEST).is_file():  # reading a pipe would never end
+            return {}
         said = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
@@ -279,10 +283,25 @@ def _flaw(place: Path, manifest: Mapping[str, Any], belongs: str) -> str:
     sizes = manifest.get("files")
     if not isinstance(sizes, dict) or not sizes:
         return f"{MANIFEST} names no files"
+    if _dtype(manifest.get("dtype")) is None:
+        return f"{MANIFEST} tells of a dtype that is none"
+    if not all(_is_below(name) for name in sizes):
+        return f"{MANIFEST} names files elsewhere"
+    if manifest.get("format") == "gguf" and FILE not in sizes:
+        return f"{MANIFEST} does not name {FILE}"
     return next(
-        (f"{n} is missing or of another size" for n, s in sizes.items() if _size(place / n) != s),
+        (
+            f"{n[:100]} is missing or of another size"
+            for n, s in sizes.items()
+            if _size(place / n) != s
+        ),
         "",
     )
+
+
+def _is_below(name: str) -> bool:
+    """Whether a name can be that of a file in a form."""
+    return name.isprintable() and not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _size(path: Path) -> int:

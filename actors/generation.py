@@ -18,6 +18,7 @@ from placement.modelspec import ModelFacts
 from .admission import Admission
 from .engine import Chunk, Engine, EngineRequest, Sampling
 from .errors import EngineCrashed, EngineError, Refused
+from .logs import where
 from .needs import unmet
 from .pulse import Pulse
 from .text import Halves, StopScanner
@@ -148,8 +149,9 @@ class Generation:
             last = Failure(
                 "engine_error", "the engine could not answer this request", error.retryable
             )
-        except Exception:
-            log.exception("generation.broken", request=self._request.id)
+        except Exception as error:  # noqa: BLE001 - its text may hold the prompt, so it is not logged
+            kind, places = type(error).__name__, where(error)
+            log.error("generation.broken", request=self._request.id, error=kind, where=places)  # noqa: TRY400
             last = Failure("internal_error", "the replica could not answer this request")
         self._sink.deliver(last)
         return last

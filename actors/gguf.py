@@ -28,6 +28,7 @@ VERSIONS = (2, 3)
 MOST_HEADER_BYTES = 64 * 1024**2
 MOST_ELEMENTS = 4 * 1024**2
 MOST_KEYS = 65_536
+MOST_LAYERS = 10_000
 MOST_TENSORS = 1_048_576
 MOST_DIMENSIONS = 8
 MOST_NESTING = 3
@@ -232,7 +233,7 @@ def _facts(
         raise _Malformed(f"it claims {parameters} weights in {data_bytes} bytes")
     return ModelFacts(
         parameters=float(parameters),
-        layers=figure("block_count"),
+        layers=_whole(values, f"{architecture}.block_count", None, most=MOST_LAYERS),
         hidden=hidden,
         heads=heads,
         kv_heads=figure("attention.head_count_kv", heads),
@@ -250,13 +251,13 @@ def _embedding_rows(tensors: Mapping[str, _Tensor]) -> int | None:
     return table.rows if table else None
 
 
-def _whole(values: Mapping[str, Value], key: str, default: int | None) -> int:
+def _whole(values: Mapping[str, Value], key: str, default: int | None, *, most: int = 2**40) -> int:
     """A positive whole number; of a figure per layer the largest counts."""
     value = values.get(key, default)
     if isinstance(value, tuple):
         value = max((v for v in value if isinstance(v, int)), default=None)
     if value is None:
         raise _Malformed(f"{key} is missing")
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**40:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
         raise _Malformed(f"{key} is {value!r}")
     return value

@@ -109,9 +109,11 @@ def _code(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _object(path: Path) -> Mapping[str, Any]:
     """A JSON file that holds an object."""
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise LoadFailed(f"{path} is no regular file", hint="fetch or prepare the model again")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         if not path.parent.is_dir():
             raise LoadFailed(
                 f"{path.parent or 'no model path'} is no folder of a model",

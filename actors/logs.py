@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import traceback
 from collections import deque
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -61,6 +62,12 @@ def configure(path: Path, level: int = logging.INFO) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
+
+
+def where(error: BaseException, most: int = 8) -> list[str]:
+    """The innermost places that an error came through, and nothing of what it says."""
+    frames = traceback.extract_tb(error.__traceback__)[-most:]
+    return [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
 
 
 def tail(path: Path, lines: int) -> str:

@@ -29,7 +29,7 @@ from .registry import ReplicaEntry
 from .replica import Replica, ReplicaConfig, ReplicaStatus
 from .slot import SlotSpec
 from .slot_calibration import calibration
-from .weights import artifact_path, load_text, model_path
+from .weights import artifact_path, load_text, local_tuning, model_path
 
 log = structlog.get_logger()
 
@@ -73,6 +73,7 @@ class ReplicaHost:
             place=Place(
                 model_path=path,
                 artifact=artifact_path(path),
+                tuning=local_tuning(slot),
                 cores=self._cores.cpus,
                 hosts=group.hosts if group else (),
                 meeting_port=group.meeting_port if group else 0,

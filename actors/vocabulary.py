@@ -288,7 +288,7 @@ def _bos_ids(settings: Mapping[str, Any], bos: int | None) -> tuple[int, ...]:
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
     file = folder / "chat_template.jinja"
-    if file.exists():
+    if file.is_file():
         return file.read_text(encoding="utf-8")
     given = settings.get("chat_template") or ""
     if isinstance(given, list):

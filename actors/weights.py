@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from placement.remote import is_remote
+from placement.tuning import Tuning
 
 from .engine_config import REMOTE
 from .errors import ModelError, ModelMissing
@@ -15,6 +17,7 @@ from .sources import form_path, resolve
 from .text import TextModel
 from .untold_text import UntoldText
 
+_FILE = "file://"
 BUNDLE = "fxb"
 """What FuriosaAI's compiler writes; other vendors' compiled models are folders, and the weights at once."""
 
@@ -42,6 +45,25 @@ def artifact_path(folder: str) -> str:
         names = ", ".join(path.name for path in found[:5])
         raise ModelError(f"{folder} has {len(found)} bundles: {names}", hint="leave one there")
     return str(found[0]) if found else ""
+
+
+def local_tuning(slot: SlotSpec) -> Tuning:
+    """The slot's wishes with adapters as paths on this node.
+
+    Raises:
+        ModelMissing: an adapter is not here, or its source is none that lies on a node.
+    """
+    return replace(slot.tuning, lora=tuple((n, _adapter(n, s)) for n, s in slot.tuning.lora))
+
+
+def _adapter(name: str, source: str) -> str:
+    path = Path(source.removeprefix(_FILE)).expanduser()
+    if not source.startswith(_FILE) or not path.is_dir():
+        raise ModelMissing(
+            f"the adapter {name} is not on this node: {source}",
+            hint="copy its folder to the same place on every node, and name it as file:///PATH",
+        )
+    return str(path)
 
 
 def load_text(slot: SlotSpec) -> Text:

@@ -64,8 +64,12 @@ class Worker:
 
     def _turn(self) -> None:
         """One round: what the parent wants, one step, one answer."""
+        freed = False
         for kind, payload in self._commands(wait=not self._stepper.busy()):
             self._obey(kind, payload)
+            freed = freed or kind == Kind.ABORT
+        if freed and self._stepper.busy():  # whoever counts free places need not wait for a step
+            self._send(step_frame([], self._stepper.stats()))
         rows = self._stepper.step() if self._stepper.busy() else []
         for row in rows:
             if row.error:

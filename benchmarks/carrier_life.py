@@ -32,10 +32,11 @@ from benchmarks.load import Connection
 
 LOOK_S = 0.001
 START_DEADLINE_S = 280.0
-ABORT_DEADLINE_S = 10.0
+ABORT_DEADLINE_S = 60.0
 RUNNING = (8, 32)
 """Streams of which one is aborted."""
-ENDLESS = 1500
+ENDLESS = 600
+"""Tokens of a stream that is not to end by itself; an engine that reserves memory for them has it for all streams."""
 
 
 # -- start ----------------------------------------------------------------------------------------------------------

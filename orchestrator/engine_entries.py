@@ -38,6 +38,7 @@ class EngineEntry(Strict):
     start_s: _Seconds = 0.0
     build_s: _Seconds = 0.0
     exact: bool = False
+    exact_on: list[_Pair] = Field(default_factory=list)
     stored_weights: bool = False
 
 

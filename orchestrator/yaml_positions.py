@@ -87,7 +87,7 @@ class Document:
         if first["type"] == "extra_forbidden":
             hint = did_you_mean(path[-1], keys_at(model, path[:-1]))
             raise self.error(path, "unknown key", hint=hint)
-        raise self.error(path, self._sentence(path, first))
+        raise self.error(path, self._sentence(path, first), hint=_nearest(first))
 
     def _known(self, path: Sequence[str | int]) -> KeyPath:
         known = tuple(path)
@@ -108,6 +108,16 @@ class Document:
         if isinstance(found["input"], str) and typed[:1].isdigit():
             return f'{says}, not the text "{typed[:60]}"'
         return f"{says}, not {typed[:60]}"
+
+
+def _nearest(found: Any) -> str:
+    """A hint where one of a few words was meant; the sentence has named them all."""
+    if found["type"] != "literal_error":
+        return ""
+    words = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+    wrong = str(found["input"])[:100].lower().replace("-", "_")
+    near = difflib.get_close_matches(wrong, words, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def place(path: Sequence[str | int]) -> str:

@@ -38,6 +38,7 @@ class EngineFacts:
         start_s: from process start to the first byte of weights.
         build_s: to compile a model for a device class; 0 = it needs no artifact.
         exact: its greedy text can be independent of batch and resume point.
+        exact_on: `vendor/kind` pairs on which it can; empty = on all that it drives.
         stored_weights: it loads weights as they are stored.
     """
 
@@ -57,12 +58,18 @@ class EngineFacts:
     start_s: float = 0.0
     build_s: float = 0.0
     exact: bool = False
+    exact_on: frozenset[str] = frozenset()
     stored_weights: bool = False
 
     def covers(self, device_class: DeviceClass) -> bool:
         """Whether it drives real devices of that class."""
         pair = f"{device_class.vendor}/{device_class.kind}"
         return bool(self.drives & {pair, f"{pair}/{device_class.name}"})
+
+    def exact_with(self, device_class: DeviceClass) -> bool:
+        """Whether its arithmetic can be exact on that class."""
+        pair = f"{device_class.vendor}/{device_class.kind}"
+        return self.exact and (not self.exact_on or pair in self.exact_on)
 
     def yields_on(self, device_class: DeviceClass) -> bool:
         """Whether every other engine is preferred to it on that class."""
@@ -117,7 +124,7 @@ def _unwieldy(facts: EngineFacts) -> str:
     return ""
 
 
-_SETS = ("drives", "yields", "architectures", "formats", "offers", "schemes")
+_SETS = ("drives", "yields", "architectures", "formats", "offers", "schemes", "exact_on")
 _TUPLES = ("dtypes", "exact_dtypes", "tp")
 _PLAIN = ("pp", "chain", "start_s", "build_s", "exact", "stored_weights")
 

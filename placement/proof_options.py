@@ -139,7 +139,7 @@ def may_use(demand: Demand, facts: ModelFacts, pool: Pool, engine: EngineFacts) 
         (pool.engines is None or engine.name in pool.engines)
         and (demand.engines is None or engine.name in demand.engines)
         and (not engine.architectures or facts.architecture in engine.architectures)
-        and (demand.arithmetic != "exact" or engine.exact)
+        and (demand.arithmetic != "exact" or engine.exact_with(pool.device_class))
         and demand.requires <= engine.offers
         and (pool.emulated or _reads(demand, pool, engine))
     )

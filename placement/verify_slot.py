@@ -149,7 +149,7 @@ def _engine(
         yield f"{engine.name} does not know {facts.architecture}"
     if demand.engines is not None and slot.engine not in demand.engines:
         yield f"engine {slot.engine} was not asked for"
-    if demand.arithmetic == "exact" and not engine.exact:
+    if demand.arithmetic == "exact" and not engine.exact_with(device_class):
         yield f"{engine.name} has no exact arithmetic"
     for lacking in sorted(set(demand.requires) - set(engine.offers)):
         yield f"{engine.name} does not offer {lacking}"

@@ -40,10 +40,12 @@ def _foreign(option: Option) -> Rejection | None:
     engine, graph = option.engine, option.facts.architecture
     if engine.architectures and graph not in engine.architectures:
         return option.reject(NAME, f"{engine.name} does not know the architecture {graph}")
-    if option.demand.arithmetic == "exact" and not engine.exact:
+    device_class = option.pool.device_class
+    if option.demand.arithmetic == "exact" and not engine.exact_with(device_class):
+        where = f" on {device_class.name}" if engine.exact else ""
         return option.reject(
             NAME,
-            f"{engine.name} has no exact arithmetic",
+            f"{engine.name} has no exact arithmetic{where}",
             hint=f"set models.{option.demand.id}.arithmetic to fast",
         )
     return None

@@ -182,3 +182,15 @@ class FailingRowStepper(EndlessStepper):
         rows = [Row(n, (), error="out of KV memory") for n in self._sequences]
         self._sequences.clear()
         return rows
+
+
+class GatedStepper(EndlessStepper):
+    """Each step waits for a byte from the pipe at the path of the model."""
+
+    def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
+        self._gate = os.open(config.model_path, os.O_RDWR)
+        super().load(config, progress)
+
+    def step(self) -> list[Row]:
+        os.read(self._gate, 1)
+        return super().step()

@@ -12,7 +12,8 @@ from actors.engine_config import Place, engine_config
 from actors.errors import ModelError, ModelMissing
 from actors.slot import SlotSpec, StageSpec
 from actors.untold_text import UntoldText
-from actors.weights import artifact_path, load_text, model_path
+from actors.weights import artifact_path, load_text, local_tuning, model_path
+from placement.tuning import Tuning
 
 
 def configured(slot: SlotSpec, **place: object):
@@ -84,6 +85,16 @@ def test_a_model_that_only_an_endpoint_knows_has_a_text_without_ids() -> None:
     text = load_text(a_slot(tokenizer="openai+https://h/v1/m", window=77))
     assert isinstance(text, UntoldText)
     assert text.window == 77
+
+
+def test_adapters_become_paths_of_this_node(tmp_path: Path) -> None:
+    wanted = Tuning(kv_dtype="fp8", lora=(("fr", f"file://{tmp_path}"),))
+    tuning = local_tuning(a_slot(tuning=wanted))
+    assert tuning == Tuning(kv_dtype="fp8", lora=(("fr", str(tmp_path)),))
+    assert configured(a_slot(tuning=wanted), tuning=tuning).tuning == tuning
+    for source in (f"file://{tmp_path}/none", "hf://org/adapter"):
+        with pytest.raises(ModelMissing, match="adapter fr"):
+            local_tuning(a_slot(tuning=Tuning(lora=(("fr", source),))))
 
 
 def test_one_bundle_beside_the_weights_is_taken_and_two_are_refused(tmp_path: Path) -> None:

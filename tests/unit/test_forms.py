@@ -33,7 +33,7 @@ def made(source: Path, form: str, dtype: Any, **told: Any) -> Path:
     with forms.scratch(place) as scratch:
         folder = scratch / form
         folder.mkdir()
-        (folder / "weights").write_bytes(b"12345")
+        (folder / ("model.gguf" if form == "gguf" else "weights")).write_bytes(b"12345")
         manifest = {"format": form, "dtype": dtype, "source": "x", "identity": belongs} | told
         forms.publish(folder, place, manifest)
     return place
@@ -105,6 +105,39 @@ def test_a_broken_form_is_refused_and_listed_with_its_flaw(
     spoil(made(source, "onnx", "int4"))
     assert formats(source) == [("gguf", None)]
     assert [flaw in listed.flaw for listed in forms.everything()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("lie", "flaw"),
+    [
+        ({"files": {"/etc/passwd": 1}}, "names files elsewhere"),
+        ({"files": {"../../weights": 5}}, "names files elsewhere"),
+        ({"files": {"a\0b": 1}}, "names files elsewhere"),
+        ({"files": {"\ud800": 1}}, "names files elsewhere"),
+        ({"files": {"weights": "5"}}, "weights is missing or of another"),
+        ({"files": {"weights": [5]}}, "weights is missing or of another"),
+        ({"files": {"x" * 5000: 1}}, "is missing or of another"),
+    ],
+)
+def test_a_manifest_that_lies_hides_no_other_form(
+    tmp_path: Path, lie: dict[str, Any], flaw: str
+) -> None:
+    source = write_gguf(tmp_path / "m.gguf")
+    made(source, "safetensors", "fp32")
+    manifest = made(source, "onnx", "int4") / forms.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | lie))
+    assert formats(source) == [("gguf", None), ("safetensors", "fp32")]
+    assert flaw in next(f.flaw for f in forms.everything() if f.form.format == "onnx")
+
+
+def test_a_dtype_that_is_none_is_no_form_of_any(tmp_path: Path) -> None:
+    source = write_gguf(tmp_path / "m.gguf")
+    made(source, "onnx", "banana")
+    other = made(source, "gguf", "int4")
+    (other / "model.gguf").rename(other / "weights")
+    manifest = other / forms.MANIFEST
+    manifest.write_text(manifest.read_text().replace("model.gguf", "weights"))
+    assert formats(source) == [("gguf", None)]
 
 
 def test_a_form_that_was_copied_to_another_source_is_refused(tmp_path: Path) -> None:

@@ -112,3 +112,9 @@ def test_a_folder_or_a_pipe_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "pipe.gguf"):
         with pytest.raises(ModelError, match="is not a file"):
             read_gguf(path)
+
+
+def test_more_layers_than_any_model_has_are_none(tmp_path: Path) -> None:
+    values = facts_keys() | {"llama.block_count": 2**31}
+    with pytest.raises(ModelError, match=r"block_count is 2147483648"):
+        read_gguf(write_gguf(tmp_path / "m.gguf", values=values))

@@ -270,6 +270,29 @@ def test_engines_offer_only_what_can_be_required() -> None:
         assert set(facts.exact_dtypes) <= set(facts.dtypes)
 
 
+def test_exact_arithmetic_can_be_one_kind_of_devices_alone() -> None:
+    card = node("g", *devices("g", "INTEL_ARC_B580_12G", 1), models=has(GGUF))
+    both = inventory(card, node("a", cpu("a", 4, 32), models=has(GGUF)))
+    openvino = frozenset({"openvino"})
+    for arithmetic, place in (("fast", "g"), ("exact", "a")):
+        slots = solved(both, small(arithmetic=arithmetic, engines=openvino)).slots
+        assert {n for slot in slots for n in slot.nodes} == {place}
+    found = refused(inventory(card), small(arithmetic="exact", engines=openvino))
+    reasons = {r.engine: (r.reason, r.hint) for r in found if r.constraint == "backend"}
+    assert reasons["openvino"] == (
+        "openvino has no exact arithmetic on INTEL_ARC_B580_12G",
+        "set models.m.arithmetic to fast",
+    )
+
+
+def test_a_plan_of_exact_arithmetic_where_there_is_none_does_not_hold() -> None:
+    there = inventory(node("g", *devices("g", "INTEL_ARC_B580_12G", 1), models=has(GGUF)))
+    asked = small(engines=frozenset({"openvino"}))
+    plan = solved(there, asked)
+    exact = Problem(inventory=there, app=app(replace(asked, arithmetic="exact")))
+    assert any("no exact arithmetic" in str(fault) for fault in verify(exact, plan))
+
+
 def test_a_model_goes_where_its_requirements_are_offered() -> None:
     there = processors(a=())
     assert solved(there, small(requires=frozenset({"lora"}))).slots[0].engine == "vllm"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
-from support.dataplane import SECRET, WINDOW, ScriptedEngine, a_replica, a_slot, until
+import structlog
+from support.dataplane import PACE, SECRET, WINDOW, ScriptedEngine, a_replica, a_slot, until
 
 from actors.admission import Admission
-from actors.engine import Chunk, EngineRequest
+from actors.engine import Capabilities, Chunk, EngineRequest
 from actors.errors import EngineCrashed, LoadFailed, Refused
 from actors.generation import LEAST_TOP_P
 from actors.replica import Replica
@@ -465,6 +467,25 @@ class Broken(ScriptedEngine):
             yield chunk
 
 
+async def test_what_an_engine_says_of_a_prompt_is_not_logged() -> None:
+    class Telling(ScriptedEngine):
+        async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+            if request.id != "proof":
+                raise ValueError(bytes(request.prompt_ids).decode())
+            async for chunk in super().generate(request):
+                yield chunk
+
+    replica = await ready(Telling())
+    with structlog.testing.capture_logs() as logs:
+        outcome = await ask(replica, prompt="my diary")
+    assert outcome.last == Failure("internal_error", "the replica could not answer this request")
+    [told] = [event for event in logs if event["event"] == "generation.broken"]
+    assert told["error"] == "ValueError"
+    assert any("generate" in place for place in told["where"])
+    assert "diary" not in repr(logs)
+    await replica.close()
+
+
 async def test_a_stream_that_ends_in_any_way_is_told_to_its_gateway() -> None:
     replica = await ready(Broken())
     sent: list[bytes] = []
@@ -478,3 +499,34 @@ async def test_a_stream_that_ends_in_any_way_is_told_to_its_gateway() -> None:
 
 def _answer(data: bytes) -> object:
     return decode(data[8], data[9:])
+
+
+class Silent(ScriptedEngine):
+    """Takes requests and says nothing."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        if request.id != "proof":
+            self.requests.append(request)
+            await asyncio.Event().wait()
+        yield Chunk((65,), "stop")
+
+
+async def test_a_silence_counts_by_where_the_engine_is_and_what_it_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.replica.LEAST_S", 0.1)
+    slow = replace(PACE, prefill_tokens_per_s=1.0)
+    writes = Capabilities(ids_in=False, ids_out=False)
+    endpoint = await ready(Silent(), family="remote")
+    reads = await ready(Silent(capabilities=writes), pace=slow)
+    hung = await ready(Silent())
+    asked = [
+        replica.answer(a_request(prompt="a long letter"), Outcome())
+        for replica in (endpoint, reads, hung)
+    ]
+    await until(lambda: hung.status().state == "failed")
+    assert "has not moved" in hung.status().detail
+    assert (endpoint.status().state, reads.status().state) == ("ready", "ready")
+    for replica in (endpoint, reads, hung):
+        await replica.close()
+    assert all(task.done() for task in asked)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.model_files import write_checkpoint, write_gguf
@@ -41,6 +44,50 @@ def test_a_checkpoint_directory(tmp_path: Path) -> None:
 def test_a_checkpoint_with_nonsense_says_which(tmp_path: Path) -> None:
     presence = resolve(f"file://{write_checkpoint(tmp_path / 'hf', num_hidden_layers=-1)}")
     assert "num_hidden_layers is -1" in presence.reason
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        {"num_hidden_layers": 10**9},
+        {"hidden_size": float("inf")},
+        {"vocab_size": 10**4000},
+        {"text_config": {"hidden_size": "8"}},
+    ],
+)
+def test_hostile_figures_are_refused(tmp_path: Path, figure: dict[str, Any]) -> None:
+    presence = resolve(f"file://{write_checkpoint(tmp_path / 'hf', **figure)}")
+    assert not presence.present
+    assert "not a whole number" in presence.reason
+    assert len(presence.reason) < 300
+
+
+def test_a_part_that_is_none_is_left_out(tmp_path: Path) -> None:
+    assert resolve(f"file://{write_checkpoint(tmp_path / 'hf', text_config=[1])}").present
+
+
+@pytest.mark.parametrize("shape", [[2**40] * 40, [1] * 1000, [-4, -4], ["8"], [1.5], "88", None])
+def test_a_shape_that_nobody_can_multiply_out_is_a_broken_header(
+    tmp_path: Path, shape: object
+) -> None:
+    folder = write_checkpoint(tmp_path / "hf")
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}
+    header = json.dumps({"w": tensor}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    presence = resolve(f"file://{folder}")
+    assert not presence.present
+    assert "header" in presence.reason or "impossible" in presence.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "shardyard-form.json", "chat_template.jinja"],
+)
+def test_a_pipe_in_place_of_a_file_keeps_nobody(tmp_path: Path, name: str) -> None:
+    folder = write_checkpoint(tmp_path / "hf")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert resolve(f"file://{folder}").present == (name not in ("config.json", "model.safetensors"))
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

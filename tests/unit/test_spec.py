@@ -320,3 +320,13 @@ def test_requirements_and_tuning_reach_the_demand() -> None:
 def test_requirements_and_tuning_that_nobody_knows_are_refused(keys: str) -> None:
     with pytest.raises(SpecError, match=r"x\.yaml:2"):
         parse_app(f"models:\n  m: {{source: package://p, {keys}}}\n", "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("jsn_schema", "json_schema"), ("Prefix-Cache", "prefix_cache")]
+)
+def test_a_requirement_that_nobody_knows_comes_with_the_nearest(wrong: str, meant: str) -> None:
+    text = f"name: a\nmodels:\n  m:\n    source: package://x\n    requires: [{wrong}]\n"
+    with pytest.raises(SpecError, match=r"models\.m\.requires\[0\]: should be 'ids'") as refused:
+        parse_spec(text, "s.yaml")
+    assert refused.value.hint == f"did you mean {meant}?"

@@ -320,6 +320,27 @@ async def test_an_abort_by_request_frees_its_place() -> None:
     await engine.close()
 
 
+async def test_a_place_is_told_free_before_the_step_after_an_abort(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    gate = os.open(tmp_path / "gate", os.O_RDWR)
+    engine = await loaded("GatedStepper", model_path=str(tmp_path / "gate"))
+    try:
+        first, other = (engine.generate(engine_request()) for _ in range(2))
+        started = asyncio.gather(anext(first), anext(other))
+        os.write(gate, b"12")  # a step for each, then the third is under way
+        await started
+        await first.aclose()
+        os.write(gate, b"3")
+        async with asyncio.timeout(5):
+            while (await engine.stats()).running != 1:  # noqa: ASYNC110 - another process tells it
+                await asyncio.sleep(0.005)
+        await other.aclose()
+    finally:
+        os.write(gate, b"4" * 100)
+        await engine.close()
+        os.close(gate)
+
+
 async def test_idle_threads_sleep_and_their_number_is_the_planned_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
