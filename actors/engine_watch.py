@@ -6,12 +6,13 @@ Decides when an engine counts as sick although its process lives. It must not kn
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol, cast
 
 import structlog
 
-from .engine import Engine, EngineRequest, Sampling
+from .engine import Chunk, Engine, EngineRequest, Sampling
 from .errors import EngineError, LoadFailed
 from .memory_watch import MemoryWatch
 from .pulse import Pulse
@@ -19,6 +20,8 @@ from .pulse import Pulse
 log = structlog.get_logger()
 
 PROOF_TIMEOUT_S = 120.0
+MOST_PROVED = 64
+"""Tokens, or pieces of text, that may come of a request for one."""
 LOOK_S = 1.0
 MEMORY_LOOKS = 5
 """Looks at the engine between two at its memory, which take the kernel milliseconds."""
@@ -48,12 +51,17 @@ async def prove(engine: Engine, text: Prompts, timeout_s: float = PROOF_TIMEOUT_
         sampling=Sampling(max_tokens=1, ignore_eos=True),
         prompt=None if ids else "Hello",
     )
+    counted = 0
+    chunks = cast("AsyncGenerator[Chunk, None]", engine.generate(request))
     try:
-        async with asyncio.timeout(timeout_s):
-            chunks = [chunk async for chunk in engine.generate(request)]
+        async with asyncio.timeout(timeout_s), aclosing(chunks):
+            async for chunk in chunks:
+                counted += len(chunk.ids) or bool(chunk.text or chunk.usage)
+                if counted > MOST_PROVED:
+                    raise LoadFailed("asked for one token, the engine does not end its text")
     except TimeoutError as error:
         raise LoadFailed(f"no token after {timeout_s:.0f} s") from error
-    if not any(chunk.ids or chunk.text or chunk.usage for chunk in chunks):
+    if not counted:
         raise LoadFailed("the engine loaded but generated no token")
 
 

@@ -133,13 +133,12 @@ class Generation:
 
     async def run(self) -> Answer:
         """Answers; returns the last answer, for counting."""
+        limit = asyncio.timeout(self._request.deadline_s)
         try:
-            async with asyncio.timeout(self._request.deadline_s):
+            async with limit:
                 last = await self._answer()
         except Refused as refused:
             last = Reject(refused.reason, refused.message, refused.param, refused.retry_after_s)
-        except TimeoutError:
-            last = _late(self._request.deadline_s)
         except EngineCrashed as error:
             log.warning("engine.crashed", request=self._request.id, error=error.message)
             self._on_death(error.message)
@@ -149,12 +148,16 @@ class Generation:
             last = Failure(
                 "engine_error", "the engine could not answer this request", error.retryable
             )
-        except Exception as error:  # noqa: BLE001 - its text may hold the prompt, so it is not logged
-            kind, places = type(error).__name__, where(error)
-            log.error("generation.broken", request=self._request.id, error=kind, where=places)  # noqa: TRY400
-            last = Failure("internal_error", "the replica could not answer this request")
+        except Exception as error:  # noqa: BLE001 - whatever engines raise, time-outs of their own included
+            last = _late(self._request.deadline_s) if limit.expired() else self._broken(error)
         self._sink.deliver(last)
         return last
+
+    def _broken(self, error: Exception) -> Failure:
+        """What the error says may hold the prompt, so it is not logged."""
+        kind, places = type(error).__name__, where(error)
+        log.error("generation.broken", request=self._request.id, error=kind, where=places)
+        return Failure("internal_error", "the replica could not answer this request")
 
     async def _answer(self) -> Answer:
         self._require_able()
@@ -253,19 +256,23 @@ class Generation:
         pulse.begins(self, len(prompt) or self._characters(), self._now())
         try:
             async with aclosing(chunks):
-                return await self._transmit(chunks, len(prompt))
+                return await self._transmit(chunks, len(prompt), sampling.max_tokens)
         except EngineError:  # that is an answer, too
             pulse.moves(self, self._now())
             raise
         finally:
             pulse.ends(self, self._now())
 
-    async def _transmit(self, chunks: AsyncGenerator[Chunk, None], prompt_tokens: int) -> Answer:
+    async def _transmit(
+        self, chunks: AsyncGenerator[Chunk, None], prompt_tokens: int, most: int
+    ) -> Answer:
         transcript = Transcript(self._text.detokenizer(), self._request.stop)
         deliver, moves, now = self._sink.deliver, self._pulse.moves, self._now
         count = 0
         async for chunk in chunks:
             moves(self, now())
+            if count + len(chunk.ids) > most and chunk.ids:  # the engine does not count
+                chunk = Chunk(chunk.ids[: most - count], "length")
             count += len(chunk.ids) or bool(chunk.text)
             piece, stopped = transcript.push(chunk)
             deliver(Tokens(chunk.ids, piece))

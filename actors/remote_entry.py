@@ -11,6 +11,7 @@ from placement.remote import is_remote
 
 from .errors import LoadFailed
 from .readers.remote_entries import Entry, entries
+from .redaction import redacted
 
 VARIABLE = "SHARDYARD_REMOTE"
 _PREFIX = "openai+"
@@ -31,7 +32,7 @@ def named_entry(endpoint: str, variables: Mapping[str, str]) -> tuple[Entry, str
         return entry, address.removeprefix(entry.root).strip("/")
     reason = f"; {broken[0].reason}" if broken else ""
     raise LoadFailed(
-        f"{VARIABLE} names no endpoint {address or '(none)'}{reason}",
+        f"{VARIABLE} names no endpoint {redacted(address) or '(none)'}{reason}",
         hint=f"add it to {VARIABLE} where the node's agent is started",
     )
 

@@ -112,6 +112,8 @@ class Peer:
         if self.gate.refused and status is None:
             message = f"{self.entry.title}: {self.gate.refused}"
             hint = f'add "allow_private": true to its entry in {VARIABLE} if it is meant'
+            if self.entry.allow_private:
+                hint = f"no model is served at such an address: correct it in {VARIABLE}"
         elif status in _HINTS:
             hint = _HINTS[status].format(key=self.entry.api_key_env or "api_key_env")
         return EngineError(message, hint=hint, **error.fields)

@@ -134,8 +134,9 @@ class Replica:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _load(self) -> None:
+        limit = asyncio.timeout(LOAD_TIMEOUT_S)
         try:
-            async with asyncio.timeout(LOAD_TIMEOUT_S):
+            async with limit:
                 text = await asyncio.to_thread(self._text_loader)
                 self._window = min(self._config.slot.window, text.window)
                 config = engine_config(
@@ -149,9 +150,15 @@ class Replica:
                 self._measured = await self._calibrate(config)
         except ShardyardError as error:
             self.fail(f"{error.message}; {error.hint}" if error.hint else error.message)
-        except TimeoutError:
-            self.fail(f"not loaded after {LOAD_TIMEOUT_S:.0f} s")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self.fail("loading failed: something in the engine cancelled it")
         except Exception as error:
+            if limit.expired():
+                self.fail(f"not loaded after {LOAD_TIMEOUT_S:.0f} s")
+                return
             log.exception("replica.load_broken", slot=self._config.slot.id)
             self.fail(f"loading failed: {type(error).__name__}: {error}")
         else:

@@ -129,7 +129,7 @@ def judged(result: Mapping[str, Any]) -> dict[str, Any]:
             ratios[f"{name}_{streams}"] = cell["ratio"]["median"]
             good.append(cell["ratio"]["median"] >= target)
         if "abort" in found:
-            freed |= {f"{name}_{n}": cell["max"] for n, cell in found["abort"].items()}
+            freed |= {f"{name}_{n}": cell["median"] for n, cell in found["abort"].items()}
     good += [ms <= TARGETS["abort_ms"] for ms in freed.values()]
     added = {name: cell["added_s"]["median"] for name, cell in result.get("start", {}).items()}
     good += [seconds < TARGETS["start_s"] for seconds in added.values()]

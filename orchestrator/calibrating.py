@@ -17,6 +17,7 @@ from typing import Literal
 
 from actors.calibrate import BATCHES, DECODE_PROMPT_TOKENS, DECODE_TOKENS, Measured, measure
 from actors.engine import EngineConfig
+from actors.engine_config import REMOTE
 from actors.errors import EngineError
 from actors.host import RealHost
 from actors.plugins import available_engines, make_engine
@@ -93,7 +94,7 @@ def find_bench(engine: str, threads: int | None = None) -> Bench:
     startable, _ = available_engines()
     facts = engines().get(engine)
     if facts is None or engine not in startable:
-        known = sorted(startable & set(engines()) - {EMULATED})
+        known = sorted(startable & set(engines()) - {EMULATED, REMOTE})
         raise SpecError(
             f"engine {engine} cannot start on this machine",
             hint=f"give --engine {' or '.join(known)}" if known else "see `shardyard doctor`",

@@ -33,7 +33,7 @@ class OpenVinoStepper:
         import openvino
 
         device = device_of(config, openvino.Core().available_devices)
-        self._driven = SingleStepper(device) if device == "NPU" else PagedStepper(device)
+        self._driven = SingleStepper(device) if device.startswith("NPU") else PagedStepper(device)
         self._driven.load(config, progress)
 
     def capabilities(self) -> Capabilities:

@@ -26,6 +26,10 @@ def _address(given: str) -> str:
     parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("should be http://HOST or https://HOST")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError("should have a host name that can be looked up") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("should have no password, '?' or '#'; a key belongs into api_key_env")
     if parts.port == 0:  # reading it refuses what is no number

@@ -49,7 +49,7 @@ def test_a_measurement_is_shown_kept_and_copied(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         ((SOURCE, "--engine", "emulated"), "nothing to measure"),
-        ((SOURCE, "--engine", "vllm"), "--engine openvino"),
+        ((SOURCE, "--engine", "tgi"), "onnxruntime or openvino"),
         ((SOURCE, "--threads", "4096"), "--threads 4096"),
         (("package://no-such-model",), "no-such-model"),
         (("no-such-file.yaml",), "No such file"),

@@ -85,7 +85,7 @@ def an_outcome(worker: float, server: float, freed_ms: float) -> dict[str, Any]:
     def engine(ratio: float) -> dict[str, Any]:
         return {
             "streams": {"1": {"ratio": {"median": ratio}}},
-            "abort": {"8": {"max": freed_ms}},
+            "abort": {"8": {"median": freed_ms}},
         }
 
     return {"engines": {"openvino": engine(worker), "vllm": engine(server)}}

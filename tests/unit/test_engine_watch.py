@@ -56,6 +56,20 @@ async def test_an_engine_that_generates_nothing_is_not_proved() -> None:
         await prove(GreyEngine(), ByteText(), 0.01)
 
 
+class EndlessEngine(ScriptedEngine):
+    """Ends no text, whatever was asked."""
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        while True:
+            await asyncio.sleep(0)
+            yield Chunk((65,))
+
+
+async def test_an_engine_that_ends_no_text_is_not_proved() -> None:
+    with pytest.raises(LoadFailed, match="does not end its text"):
+        await prove(EndlessEngine(), ByteText(), 5)
+
+
 async def test_an_engine_that_stalls_at_work_is_sick() -> None:
     pulse = Pulse(PACE)
     watch, told = a_watch(ScriptedEngine(), pulse)

@@ -360,6 +360,22 @@ async def test_an_endpoint_that_nobody_named_is_refused_with_the_variable() -> N
         await engine.load(engine_config(endpoint="http://a.example/v1"), lambda _: None)
 
 
+async def test_a_password_in_an_address_is_not_repeated() -> None:
+    engine = RemoteEngine(variables={"SHARDYARD_REMOTE": "[]"})
+    with pytest.raises(LoadFailed, match="names no endpoint") as caught:
+        await engine.load(engine_config(endpoint="https://me:hunter2@b.example/v1"), lambda _: None)
+    assert "hunter2" not in caught.value.message
+
+
+async def test_where_nothing_is_ever_served_no_leave_is_suggested() -> None:
+    url = "http://169.254.169.254"
+    entry = {"url": url, "name": "lab", "allow_private": True}
+    engine = RemoteEngine(variables={"SHARDYARD_REMOTE": json.dumps([entry])})
+    with pytest.raises(LoadFailed, match="cloud tells its secrets") as caught:
+        await engine.load(engine_config(model="chat", endpoint=f"{url}/v1"), lambda _: None)
+    assert "allow_private" not in caught.value.hint
+
+
 async def test_a_key_that_is_missing_is_named_by_its_variable() -> None:
     async with serving(Endpoint()) as endpoint:
         error = await refusal(endpoint, api_key_env="OTHER_KEY")

@@ -192,6 +192,7 @@ def test_a_poll_asks_at_most_every_30_s():
         ('[{"url": "http://a:port"}]', "[0].url"),
         ('[{"url": "https://user:hunter2@a"}]', "[0].url: should have no password"),
         ('[{"url": "https://a?key=hunter2"}]', "[0].url: should have no password"),
+        ('[{"url": "https://%s.b"}]' % ("a" * 64), "[0].url: should have a host name"),
         ('[{"url": "http://a", "concurency": 2}]', "[0].concurency: unknown key"),
         ('[{"url": "http://a", "concurrency": 0}]', "[0].concurrency"),
         ('[{"url": "http://a", "concurrency": "8"}]', "[0].concurrency"),

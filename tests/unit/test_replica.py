@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ import structlog
 from support.dataplane import PACE, SECRET, WINDOW, ScriptedEngine, a_replica, a_slot, until
 
 from actors.admission import Admission
-from actors.engine import Capabilities, Chunk, EngineRequest
+from actors.engine import Capabilities, Chunk, EngineConfig, EngineRequest
 from actors.errors import EngineCrashed, LoadFailed, Refused
 from actors.generation import LEAST_TOP_P
 from actors.replica import Replica
@@ -465,6 +465,63 @@ class Broken(ScriptedEngine):
             raise GeneratorExit
         async for chunk in super().generate(request):
             yield chunk
+
+
+class Raising(ScriptedEngine):
+    """Raises what it is given, while it loads or when it is asked."""
+
+    def __init__(self, *, load: BaseException | None = None, ask: BaseException | None = None):
+        super().__init__()
+        self._load_error, self._ask_error = load, ask
+
+    async def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
+        if self._load_error is not None:
+            raise self._load_error
+        await super().load(config, progress)
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+        if self._ask_error is not None and request.id != "proof":
+            raise self._ask_error
+        async for chunk in super().generate(request):
+            yield chunk
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (TimeoutError("the bus"), "loading failed: TimeoutError: the bus"),
+        (asyncio.CancelledError(), "something in the engine cancelled it"),
+    ],
+)
+async def test_what_an_engine_raises_while_it_loads_is_not_ours(
+    error: BaseException, says: str
+) -> None:
+    replica = await ready(Raising(load=error))
+    assert replica.status().state == "failed"
+    assert says in replica.status().detail
+    await replica.close()
+
+
+async def test_a_time_out_within_an_engine_is_not_the_deadline() -> None:
+    replica = await ready(Raising(ask=TimeoutError("the bus")))
+    outcome = await ask(replica)
+    assert outcome.last == Failure("internal_error", "the replica could not answer this request")
+    await replica.close()
+
+
+async def test_more_than_was_asked_for_never_leaves_the_replica() -> None:
+    class Generous(ScriptedEngine):
+        async def generate(self, request: EngineRequest) -> AsyncIterator[Chunk]:
+            if request.id == "proof":
+                yield Chunk((65,), "stop")
+            while request.id != "proof":
+                await asyncio.sleep(0)
+                yield Chunk((65, 66))
+
+    replica = await ready(Generous())
+    outcome = await ask(replica, max_tokens=5)
+    assert (outcome.text, outcome.last) == ("ABABA", End("length", 2, 5))
+    await replica.close()
 
 
 async def test_what_an_engine_says_of_a_prompt_is_not_logged() -> None:
