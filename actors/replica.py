@@ -18,7 +18,7 @@ from placement.modelspec import ModelFacts
 
 from .admission import Admission
 from .calibrate import QUICK, Measured, measure_loaded
-from .engine import Capabilities, Engine, EngineConfig
+from .engine import UNKNOWN, Capabilities, Engine, EngineConfig
 from .engine_config import ANYWHERE, REMOTE, Place, engine_config
 from .engine_watch import EngineWatch, prove
 from .errors import EngineCrashed, EngineError, LoadFailed
@@ -260,12 +260,20 @@ class Replica:
             running=self._admission.running,
             waiting=self._admission.waiting,
             window=self._window,
-            capabilities=self._engine.capabilities,
+            capabilities=self._capabilities(),
             facts=self._text.facts if self._text is not None else None,
             measured=self._measured,
             generated_tokens=self._generated_tokens,
             **self._counts,
         )
+
+    def _capabilities(self) -> Capabilities:
+        """A replica whose engine cannot say is told of all the same."""
+        try:
+            return self._engine.capabilities
+        except Exception:
+            log.exception("engine.capabilities_broken", slot=self._config.slot.id)
+            return UNKNOWN
 
     def welcome(self) -> Welcome:
         """Answer to a gateway's HELLO."""

@@ -338,8 +338,9 @@ class _Link(asyncio.Protocol):
         if self.lost:
             raise self.crashed()
         self._last = self._last % 0xFFFF_FFFF + 1
+        added = add_frame(self._last, request.prompt_ids, request.sampling)
         sequence = self._sequences[self._last] = _Sequence(request.id)
-        self._write(add_frame(self._last, request.prompt_ids, request.sampling))
+        self._write(added)
         return self._last, sequence
 
     def abort(self, request: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from actors.engine import UNKNOWN
 from actors.needs import unmet
 from actors.wire import Open
 
@@ -174,7 +175,7 @@ def _refusal(
 
 def _unable(replicas: Sequence[ReplicaEntry], request: Open | None) -> Refusal | None:
     """That no replica will ever answer, when each one says what it can do and none can do what is asked."""
-    if request is None or not replicas or any(r.state == "loading" for r in replicas):
+    if request is None or not replicas or not all(map(_has_said, replicas)):
         return None
     needs = [unmet(request, r.capabilities) for r in replicas]
     first = needs[0]
@@ -185,6 +186,13 @@ def _unable(replicas: Sequence[ReplicaEntry], request: Open | None) -> Refusal |
         reason="unsupported_parameter",
         message=f"`{first.param}` cannot be honoured: no replica of the model can, as each ({engines}) {first.says}",
         param=first.param,
+    )
+
+
+def _has_said(replica: ReplicaEntry) -> bool:
+    """Whether it has told what it can do: one that failed before it was loaded may load yet."""
+    return replica.state == "ready" or (
+        replica.state != "loading" and replica.capabilities != UNKNOWN
     )
 
 

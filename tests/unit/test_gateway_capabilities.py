@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.dataplane import (
     MODEL,
     ScriptedEngine,
+    a_table,
     chat_body,
     dataplane,
     events_of,
@@ -75,6 +77,16 @@ async def test_what_no_replica_can_do_is_one_clear_400(fields: dict[str, Any], p
         assert "no replica" in error["message"]
         assert (await plane.chat()).status_code == 200
     assert all(len(engine.requests) <= 1 for engine in engines)
+
+
+@pytest.mark.parametrize("state", ["loading", "failed"])
+async def test_a_replica_that_has_not_said_what_it_can_may_be_able(state: str) -> None:
+    engines = ScriptedEngine(capabilities=PLAIN), ScriptedEngine(capabilities=PLAIN)
+    async with dataplane(*engines) as plane:
+        silent = replace(plane.entries[1], state=state)
+        plane.registry.update(a_table(plane.entries[0], silent, version=2))
+        response = await plane.chat(seed=7)
+    assert response.status_code == 503
 
 
 async def test_what_is_asked_reaches_the_engine() -> None:

@@ -502,6 +502,28 @@ async def test_what_an_engine_raises_while_it_loads_is_not_ours(
     await replica.close()
 
 
+async def test_an_engine_that_cannot_say_what_it_can_is_told_of() -> None:
+    class Mute(ScriptedEngine):
+        loaded = False
+
+        @property
+        def capabilities(self) -> Capabilities:
+            if self.loaded:
+                raise AttributeError("no model")
+            return Capabilities()
+
+        @capabilities.setter
+        def capabilities(self, _: Capabilities) -> None:
+            """As the scripted engine is made."""
+
+    engine = Mute()
+    replica = await ready(engine)
+    engine.loaded = True
+    assert replica.status().capabilities == Capabilities()
+    assert isinstance((await ask(replica)).last, Failure)
+    await replica.close()
+
+
 async def test_a_time_out_within_an_engine_is_not_the_deadline() -> None:
     replica = await ready(Raising(ask=TimeoutError("the bus")))
     outcome = await ask(replica)
