@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 CORE := $(VENV)/.core-installed
 DEV := $(VENV)/.dev-installed
 ORACLES := .oracles
-DOCTESTS := $(shell grep -l '>>> ' actors/*.py actors/readers/*.py orchestrator/*.py)
+DOCTESTS := $(shell grep -rl --include='*.py' '>>> ' actors orchestrator)
 
 .PHONY: help
 help: ## print this help

@@ -1,7 +1,7 @@
 """What an engine is: it turns token ids into token ids. Text, templates, windows and stop strings are the replica's.
 
-An engine that holds the GIL or may crash natively runs in a child process (actors.worker), a vendor's server in a process
-tree of its own (actors.server); one that only waits runs inside the replica. Engines never import Ray, never know slots, and
+An engine that holds the GIL or may crash natively runs in a child process (actors.worker.engine), a vendor's server in a process
+tree of its own (actors.server.engine); one that only waits runs inside the replica. Engines never import Ray, never know slots, and
 never see each other.
 """
 

@@ -24,9 +24,9 @@ from placement.engine_facts import EngineFacts
 from .engine import Engine
 from .environments import trouble
 from .errors import EngineError
-from .server import ServerEngine
-from .server_spec import Server
-from .worker import WorkerEngine
+from .server.engine import ServerEngine
+from .server.spec import Server
+from .worker.engine import WorkerEngine
 
 log = structlog.get_logger()
 

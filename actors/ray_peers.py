@@ -18,9 +18,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from .engine import EngineConfig
 from .errors import LoadFailed
 from .logs import configure, log_path
-from .node_group import Peer
-from .server_peer import PeerOrder, PeerProcess
-from .server_spec import Server
+from .server.node_group import Peer
+from .server.peer import PeerOrder, PeerProcess
+from .server.spec import Server
 from .slot import SlotSpec
 from .weights import model_path
 

@@ -21,7 +21,7 @@ from placement.modelspec import ModelFacts
 
 from .checkpoint import CONFIG, DESCRIPTIONS, read_checkpoint
 from .errors import ModelError, ModelMissing
-from .forms import form_at, forms_of
+from .forms.store import form_at, forms_of
 from .gguf import read_gguf
 
 HUB_DEADLINE_S = 10.0

@@ -5,7 +5,7 @@ The patterns are taken from what vLLM 0.32 prints. Its startup lines name every 
 
 from __future__ import annotations
 
-from .server_spec import Ending
+from .server.spec import Ending
 
 ENDINGS = (
     Ending(

@@ -16,8 +16,8 @@ from actors.engine_config import Place, engine_config
 from actors.environments import interpreter, trouble, variables
 from actors.plugins import available_engines, engine_facts, make_engine, server_of
 from actors.process_tree import name_of
-from actors.server import ServerEngine
-from actors.server_spec import Dialect, Ending, Server, When
+from actors.server.engine import ServerEngine
+from actors.server.spec import Dialect, Ending, Server, When
 from actors.sources import form_path, path_of
 from actors.text import TextModel
 from benchmarks.children import ROOT

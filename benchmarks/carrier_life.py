@@ -14,9 +14,9 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from actors.engine import Engine, EngineConfig
-from actors.openai_body import request_body
-from actors.server_launch import Launch, launch
-from actors.server_metrics import samples
+from actors.openai.body import request_body
+from actors.server.launch import Launch, launch
+from actors.server.metrics import samples
 from benchmarks.carrier_cases import (
     a_config,
     a_request,

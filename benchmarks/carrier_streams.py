@@ -18,10 +18,10 @@ from typing import Any
 
 import uvloop
 
-from actors.openai_body import request_body
+from actors.openai.body import request_body
 from actors.plugins import ENGINES_GROUP, ENGINES_PACKAGE, load_plugins
 from actors.wire import End, Hello, Open, Tokens, Welcome
-from actors.worker import HUGE_PAGES, QUIET
+from actors.worker.engine import HUGE_PAGES, QUIET
 from benchmarks.carrier_cases import a_config, a_request, a_server, a_text, door_of
 from benchmarks.children import Child, say, start
 from benchmarks.engine import SECRET, STREAMS, WINDOW, messages, spread

@@ -33,7 +33,7 @@ from actors.prober import Prober, prober_of_this_node
 from actors.report import NodeReport
 from actors.standins import furiosa
 from actors.versions import code_hash
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 from placement.modelspec import ModelFacts
 
 ROOT = Path(__file__).resolve().parent.parent

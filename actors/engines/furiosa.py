@@ -16,8 +16,8 @@ from ..compiled_furiosa import Bundle, read_bundle
 from ..engine import Capabilities, EngineConfig
 from ..errors import LoadFailed
 from ..hf_folder import checked_weights
-from ..openai_dialect import Dialect
-from ..server_spec import Ending, When
+from ..openai.dialect import Dialect
+from ..server.spec import Ending, When
 
 CARD_PES = 8
 """Of an RNGD."""

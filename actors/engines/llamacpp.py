@@ -29,7 +29,7 @@ from ..llamacpp_settings import (
     started,
 )
 from ..lost_ids import Pieces
-from ..stepper import Row
+from ..worker.stepper import Row
 
 STEP_WAIT_S = 0.02
 """Longest that a step waits for ids while none come: commands of the parent wait as long."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..engine import Capabilities, EngineConfig, EngineStats, Sampling
 from ..errors import EngineError, LoadFailed
-from ..onnx_providers import Provider, choose
-from ..stepper import Row
+from ..onnx.providers import Provider, choose
+from ..worker.stepper import Row
 
 if TYPE_CHECKING:
-    from ..onnx_batch import Batch
-    from ..onnx_graph import DecoderGraph
+    from ..onnx.graph import DecoderGraph
+    from ..slot_batch import Batch
 
 _FP32 = "shardyard prepare SOURCE --form onnx --dtype fp32"
 
@@ -37,9 +37,9 @@ class OnnxRuntimeStepper:
 
     def load(self, config: EngineConfig, progress: Callable[[float], None]) -> None:
         """See `Stepper`. Everything about the graph is checked before the native library sees it."""
-        from ..onnx_folder import CUSTOM_OPS
-        from ..onnx_graph import read_graph
-        from ..onnx_session import available_providers
+        from ..onnx.folder import CUSTOM_OPS
+        from ..onnx.graph import read_graph
+        from ..onnx.session import available_providers
 
         graph = read_graph(Path(config.model_path), os.environ.get(CUSTOM_OPS, ""))
         check_plan(graph, config)
@@ -72,10 +72,10 @@ class OnnxRuntimeStepper:
         progress: Callable[[float], None],
     ) -> int:
         """Session, cache and batch; returns how many sequences fit."""
-        from ..onnx_batch import BATCHED_TOKENS, Batch
-        from ..onnx_kv import KvShape, make_cache
-        from ..onnx_runner import Runner
-        from ..onnx_session import open_session
+        from ..onnx.kv import KvShape, make_cache
+        from ..onnx.runner import Runner
+        from ..onnx.session import open_session
+        from ..slot_batch import BATCHED_TOKENS, Batch
 
         session = open_session(graph, config, provider)
         progress(0.8)

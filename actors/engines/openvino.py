@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from ..engine import Capabilities, EngineConfig, EngineStats, Sampling
-from ..openvino_device import device_of
-from ..openvino_paged import PagedStepper
-from ..openvino_request import check_model
-from ..openvino_single import SingleStepper
-from ..stepper import Row, Stepper
+from ..openvino.device import device_of
+from ..openvino.paged import PagedStepper
+from ..openvino.request import check_model
+from ..openvino.single import SingleStepper
+from ..worker.stepper import Row, Stepper
 
 
 class OpenVinoStepper:

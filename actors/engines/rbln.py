@@ -14,9 +14,9 @@ from ..compiled_rbln import COMPILE, CompiledModel, npu_family, read_compiled
 from ..engine import Capabilities, EngineConfig
 from ..errors import LoadFailed
 from ..hf_folder import refuse_code
-from ..openai_dialect import Dialect
+from ..openai.dialect import Dialect
 from ..product import listed
-from ..server_spec import Ending, When
+from ..server.spec import Ending, When
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 _SERIES = ("RBLN-CA", "RBLN-CR")

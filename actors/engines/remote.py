@@ -18,15 +18,15 @@ import structlog
 
 from ..engine import Capabilities, Chunk, EngineConfig, EngineRequest, EngineStats, Sampling
 from ..errors import EngineError
-from ..openai_body import request_body
-from ..openai_dialect import Dialect
-from ..openai_stream import OpenAIClient
+from ..openai.body import request_body
+from ..openai.dialect import Dialect
+from ..openai.stream import OpenAIClient
 from ..readers.remote_entries import DialectName
-from ..remote_dialects import DIALECTS, IDS, Offered, amend
-from ..remote_entry import key_of, named_entry
+from ..remote.dialects import DIALECTS, IDS, Offered, amend
+from ..remote.entry import key_of, named_entry
+from ..remote.peer import Peer
+from ..remote.record import Observed, Record, RemoteFailed, Watch
 from ..remote_gate import Gate
-from ..remote_peer import Peer
-from ..remote_record import Observed, Record, RemoteFailed, Watch
 
 log = structlog.get_logger()
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..engine import Capabilities, EngineConfig, EngineStats, Sampling
 from ..errors import EngineError, LoadFailed
 from ..hf_folder import checked_weights
-from ..stepper import Row
+from ..worker.stepper import Row
 
 if TYPE_CHECKING:
-    from ..onnx_batch import Batch
+    from ..slot_batch import Batch
 
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _DEVICES = {"": "cpu", "cpu": "cpu", "nvidia": "cuda", "amd": "cuda"}
@@ -74,7 +74,7 @@ class TorchStepper:
         progress: Callable[[float], None],
     ) -> None:
         """Cache, runner and batch around a loaded model."""
-        from ..onnx_batch import Batch
+        from ..slot_batch import Batch
         from ..torch_runner import Runner, SlotCache
 
         progress(0.8)

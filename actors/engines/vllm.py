@@ -15,9 +15,9 @@ from placement.devices import Dtype
 from ..engine import Capabilities, EngineConfig
 from ..errors import LoadFailed
 from ..hf_folder import checked_weights, lora_rank, quantised
-from ..node_group import Peer, group_nodes, layer_counts, peer
-from ..openai_dialect import Dialect
-from ..server_spec import Ending, When
+from ..openai.dialect import Dialect
+from ..server.node_group import Peer, group_nodes, layer_counts, peer
+from ..server.spec import Ending, When
 from ..vllm_endings import ENDINGS
 
 ADAPTERS = 16

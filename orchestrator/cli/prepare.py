@@ -9,7 +9,7 @@ import click
 from .program import output_option, print_json, quiet_logs, show
 
 if TYPE_CHECKING:
-    from actors.forms import Prepared
+    from actors.forms.store import Prepared
 
 _FORMS = ("safetensors", "onnx", "gguf")
 _DTYPES = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -75,7 +75,7 @@ def _prepare(
 
 
 def _list(output: str) -> None:
-    from actors.forms import everything
+    from actors.forms.store import everything
 
     rows = [_row(form) for form in everything()]
     if output == "json":

@@ -71,7 +71,7 @@ def worker_of(replica: dict[str, Any]) -> int:
     (pid,) = (
         row.pid
         for row in rows
-        if row.ppid == replica["pid"] and "actors.worker_main" in command_line(row.pid)
+        if row.ppid == replica["pid"] and "actors.worker.main" in command_line(row.pid)
     )
     return pid
 

@@ -15,9 +15,9 @@ from actors.conformance.plugin import engine
 from actors.conformance.subject import Subject
 from actors.conformance.test_engine import *  # noqa: F403 - the suite itself
 from actors.engine import Capabilities, Engine, EngineConfig, Pace
-from actors.openai_dialect import Dialect
+from actors.openai.dialect import Dialect
 from actors.plugins import make_engine
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 
 __all__ = ["engine"]
 

@@ -22,11 +22,11 @@ from actors.conformance.test_engine import *  # noqa: F403 - the suite itself
 from actors.engine import EngineRequest, Sampling, Tuning
 from actors.environments import interpreter
 from actors.errors import LoadFailed
-from actors.listeners import listeners
 from actors.plugins import make_engine
+from actors.server.listeners import listeners
 from actors.sources import path_of
 from actors.text import TextModel
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 
 __all__ = ["engine"]
 
@@ -68,7 +68,7 @@ def fp32_file() -> Path:
                 "no environment torch to make an fp32 file with: shardyard env create torch"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        command = [python, "-P", "-m", "actors.form_gguf", path_of(SOURCE), folder, "fp32"]
+        command = [python, "-P", "-m", "actors.forms.gguf", path_of(SOURCE), folder, "fp32"]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     return folder / "model.gguf"
 

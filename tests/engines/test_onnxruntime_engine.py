@@ -21,7 +21,7 @@ from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.plugins import make_engine
 from actors.sources import path_of
 from actors.text import TextModel
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 
 FORMS = Path(os.environ.get("SHARDYARD_TEST_FORMS", "/tmp/forms"))
 FP32, INT4 = FORMS / "smollm2-onnx-fp32", FORMS / "smollm2-onnx-int4"

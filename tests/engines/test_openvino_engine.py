@@ -20,7 +20,7 @@ from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.plugins import make_engine
 from actors.sources import path_of
 from actors.text import TextModel
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 
 pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
 

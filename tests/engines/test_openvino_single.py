@@ -18,7 +18,7 @@ from actors.conformance.test_engine import *  # noqa: F403 - the suite itself
 from actors.engine import Engine
 from actors.errors import EngineError, LoadFailed
 from actors.plugins import make_engine
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 
 __all__ = ["engine"]
 

@@ -54,7 +54,7 @@ def weights() -> Path:
     place = Path(os.environ.get("SHARDYARD_TEST_FORMS") or Path(tempfile.gettempdir()) / "forms")
     made = place / "smollm2-safetensors"
     if not (made / "model.safetensors").exists():
-        command = [needs("torch"), "-P", "-m", "actors.form_safetensors", SOURCE, made, "fp32"]
+        command = [needs("torch"), "-P", "-m", "actors.forms.safetensors", SOURCE, made, "fp32"]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     return made
 

@@ -17,13 +17,14 @@ import pytest
 import pytest_asyncio
 from support.engines import engine_config, generated
 
-from actors import environments, forms
+from actors import environments
 from actors.engine import EngineConfig, EngineRequest, Sampling
 from actors.errors import EngineError, LoadFailed
+from actors.forms import store as forms
 from actors.plugins import make_engine
 from actors.sources import path_of
 from actors.text import TextModel
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 from orchestrator.preparing import prepare
 
 TROUBLE = environments.trouble("torch")

@@ -23,10 +23,10 @@ from support.engines import engine_config, generated
 from actors.engine import EngineConfig, EngineRequest, Sampling
 from actors.environments import interpreter, trouble
 from actors.errors import EngineCrashed, EngineError, LoadFailed
-from actors.listeners import listeners
 from actors.plugins import make_engine
 from actors.process_tree import name_of
-from actors.server import ServerEngine
+from actors.server.engine import ServerEngine
+from actors.server.listeners import listeners
 from actors.sources import path_of
 from actors.text import TextModel
 
@@ -76,7 +76,7 @@ def model() -> Path:
     place = Path(os.environ.get("SHARDYARD_TEST_FORMS") or Path(tempfile.gettempdir()) / "forms")
     made = place / "smollm2-safetensors"
     if not (made / "model.safetensors").exists():
-        command = [needs("torch"), "-P", "-m", "actors.form_safetensors", SOURCE, made, "fp32"]
+        command = [needs("torch"), "-P", "-m", "actors.forms.safetensors", SOURCE, made, "fp32"]
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
     return made
 

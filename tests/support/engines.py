@@ -20,7 +20,7 @@ from actors.engine import (
 )
 from actors.engines.emulated import Batch
 from actors.errors import LoadFailed
-from actors.stepper import Row
+from actors.worker.stepper import Row
 from placement.modelspec import ModelFacts
 
 FACTS = ModelFacts(

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from actors.engine import EngineConfig
 from actors.engines.furiosa import FuriosaServer
-from actors.server import ServerEngine
-from actors.server_spec import When
+from actors.server.engine import ServerEngine
+from actors.server.spec import When
 
 from .engines import FACTS, engine_config
 from .npu_artifacts import manifest, write_bundle, write_model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.openvino_single import SingleStepper
+from actors.openvino.single import SingleStepper
 
 
 class SingleOnProcessor(SingleStepper):

@@ -21,9 +21,9 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine import EngineConfig, Pace, StagePlace
-from actors.node_group import Peer, group_nodes
 from actors.process_tree import everybody
 from actors.ray_peers import join_nodes
+from actors.server.node_group import Peer, group_nodes
 from actors.slot import SlotSpec, StageSpec
 from placement.remote import UNKNOWN_FACTS
 

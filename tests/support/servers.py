@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from actors.engine import Capabilities, EngineConfig
-from actors.openai_dialect import Dialect
-from actors.server import ServerEngine
-from actors.server_spec import Ending, When
+from actors.openai.dialect import Dialect
+from actors.server.engine import ServerEngine
+from actors.server.spec import Ending, When
 
 SCRIPT = Path(__file__).with_name("openai_server.py")
 

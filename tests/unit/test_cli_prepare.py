@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 from support.model_files import write_checkpoint, write_gguf
 
-from actors import forms
-from actors.forms import FORMS_ENV
+from actors.forms import store as forms
+from actors.forms.store import FORMS_ENV
 from orchestrator.cli import main
 
 MAKER = """
@@ -29,7 +29,7 @@ if Path(sys.prefix, "dies").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 folder = Path(target)
 folder.mkdir(exist_ok=True)
-name = {"actors.form_safetensors": "model.safetensors", "actors.onnx_build": "model.onnx", "actors.form_gguf": "model.gguf"}[module]
+name = {"actors.forms.safetensors": "model.safetensors", "actors.onnx.build": "model.onnx", "actors.forms.gguf": "model.gguf"}[module]
 (folder / name).write_bytes(Path(source).name.encode())
 """
 """What stands in for the Python of an environment: makes a file of the right name and tells of it."""

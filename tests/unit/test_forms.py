@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from support.model_files import write_checkpoint, write_gguf
 
-from actors import forms
 from actors.checkpoint import read_checkpoint
 from actors.errors import ModelMissing
-from actors.form_safetensors import generation_config, older, tokenizer_config, tokenizer_json
+from actors.forms import store as forms
+from actors.forms.safetensors import generation_config, older, tokenizer_config, tokenizer_json
 from actors.sources import form_path, resolve
 from actors.vocabulary import gguf_vocabulary, hf_vocabulary
 from placement.inventory import ModelForm

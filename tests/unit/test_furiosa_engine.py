@@ -19,8 +19,8 @@ from actors.compiled_furiosa import read_bundle
 from actors.engine import EngineConfig, Tuning
 from actors.engines.furiosa import FuriosaServer, pes_of
 from actors.errors import LoadFailed
-from actors.server_endings import Ended, meaning
-from actors.server_launch import launch
+from actors.server.endings import Ended, meaning
+from actors.server.launch import launch
 
 SERVER = FuriosaServer()
 

@@ -7,10 +7,10 @@ import socket
 
 import pytest
 
-from actors.listeners import Listener, listeners
-from actors.server_endings import Ended, meaning
-from actors.server_metrics import samples
-from actors.server_spec import Ending
+from actors.server.endings import Ended, meaning
+from actors.server.listeners import Listener, listeners
+from actors.server.metrics import samples
+from actors.server.spec import Ending
 
 
 def test_listening_sockets_are_found_and_others_are_not() -> None:

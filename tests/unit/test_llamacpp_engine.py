@@ -19,7 +19,7 @@ from actors.engine import EngineConfig, Sampling
 from actors.engines.llamacpp import LlamaCppStepper
 from actors.errors import EngineError, LoadFailed
 from actors.llamacpp_settings import completion
-from actors.stepper import Row
+from actors.worker.stepper import Row
 
 Callback = Callable[[dict[str, Any]], bool]
 

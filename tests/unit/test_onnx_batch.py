@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.engine import Sampling
-from actors.onnx_batch import BATCHED_TOKENS, Batch
+from actors.slot_batch import BATCHED_TOKENS, Batch
 
 VOCAB = 50
 EOS = 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.onnx_build import BuildFailed, _Stages, build, read_config
+from actors.onnx.build import BuildFailed, _Stages, build, read_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,7 +61,7 @@ def test_the_command_answers_in_lines_and_leaves_nothing(tmp_path: Path) -> None
         sys.executable,
         "-P",
         "-m",
-        "actors.onnx_build",
+        "actors.onnx.build",
         str(tmp_path / "none"),
         str(tmp_path / "out"),
     ]

@@ -18,9 +18,9 @@ from support.tiny_onnx import DATA, EOS, FACTS, VOCAB, save, tiny_model, write_t
 from actors.engine import EngineConfig, Sampling, Tuning
 from actors.engines.onnxruntime import OnnxRuntimeStepper
 from actors.errors import EngineError, LoadFailed
-from actors.onnx_graph import read_graph
-from actors.onnx_kv import HostKv, KvShape
-from actors.onnx_runner import Runner
+from actors.onnx.graph import read_graph
+from actors.onnx.kv import HostKv, KvShape
+from actors.onnx.runner import Runner
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.tiny_onnx import DATA, FACTS, notes, place_outside, save, tiny_model, write_tiny_onnx
 
 from actors.errors import LoadFailed
-from actors.onnx_graph import DecoderGraph, read_graph
+from actors.onnx.graph import DecoderGraph, read_graph
 
 
 @pytest.fixture

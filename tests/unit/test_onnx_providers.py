@@ -11,8 +11,8 @@ from support.engines import engine_config
 
 from actors.engine import StagePlace, Tuning
 from actors.errors import LoadFailed
-from actors.onnx_providers import FAMILIES, choose, named
-from actors.onnx_session import CPU, _check_work, available_providers
+from actors.onnx.providers import FAMILIES, choose, named
+from actors.onnx.session import CPU, _check_work, available_providers
 from actors.vendors import families
 
 CUDA = "CUDAExecutionProvider"

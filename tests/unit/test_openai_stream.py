@@ -14,10 +14,10 @@ from support.engines import engine_request
 
 from actors.engine import Chunk, EngineRequest, Sampling
 from actors.errors import EngineError
-from actors.openai_body import request_body
-from actors.openai_dialect import Dialect
-from actors.openai_events import Disconnected, Reading, complaint
-from actors.openai_stream import OpenAIClient
+from actors.openai.body import request_body
+from actors.openai.dialect import Dialect
+from actors.openai.events import Disconnected, Reading, complaint
+from actors.openai.stream import OpenAIClient
 
 IDS = Dialect(ids_switch={"return_token_ids": True}, ignore_eos=True)
 TEXT = Dialect(prompt_ids=False)

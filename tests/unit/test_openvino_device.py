@@ -8,7 +8,7 @@ import pytest
 from support.engines import engine_config
 
 from actors.errors import LoadFailed
-from actors.openvino_device import EXACT, device_of, properties, single_properties
+from actors.openvino.device import EXACT, device_of, properties, single_properties
 
 
 def config(family: str = "", *handles: str, **changes: Any) -> Any:

@@ -14,7 +14,7 @@ from support.openvino_library import StandInLibrary
 from actors.engine import EngineConfig, Sampling
 from actors.engines.openvino import OpenVinoStepper
 from actors.errors import EngineError, LoadFailed
-from actors.stepper import Row
+from actors.worker.stepper import Row
 
 EOS = 60
 

@@ -21,8 +21,8 @@ from actors.plugins import (
     load_plugins,
     make_engine,
 )
-from actors.server import ServerEngine
-from actors.worker import WorkerEngine
+from actors.server.engine import ServerEngine
+from actors.worker.engine import WorkerEngine
 
 _NUMBERS = itertools.count()
 

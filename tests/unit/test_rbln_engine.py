@@ -15,8 +15,8 @@ from actors.compiled_rbln import CONFIG, CONFIG_BYTES, npu_family, read_compiled
 from actors.engine import EngineConfig, StagePlace, Tuning
 from actors.engines.rbln import RblnServer, families_of
 from actors.errors import LoadFailed
-from actors.server_endings import Ended, meaning
-from actors.server_launch import launch
+from actors.server.endings import Ended, meaning
+from actors.server.launch import launch
 
 SERVER = RblnServer()
 

@@ -39,9 +39,9 @@ from actors.engine import Chunk, EngineRequest, Sampling
 from actors.engines.remote import RemoteEngine
 from actors.errors import EngineError, LoadFailed
 from actors.plugins import make_engine
-from actors.remote_dialects import amend, offered
+from actors.remote.dialects import amend, offered
+from actors.remote.record import FAILURES_IN_A_ROW, RemoteFailed
 from actors.remote_gate import Gate, objection
-from actors.remote_record import FAILURES_IN_A_ROW, RemoteFailed
 
 KEY = "sk-very-secret-0123456789"
 MESSAGES = ({"role": "user", "content": "Where is the treasure of the old captain?"},)

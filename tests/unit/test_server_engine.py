@@ -34,10 +34,10 @@ from support.servers import (
 from actors import orphans
 from actors.engine import Chunk, Engine, EngineRequest, Sampling
 from actors.errors import EngineCrashed, EngineError, LoadFailed
-from actors.listeners import listeners
-from actors.openai_events import Unreachable
+from actors.openai.events import Unreachable
 from actors.process_tree import below, everybody
-from actors.server import UNREACHED_IN_A_ROW, ServerEngine
+from actors.server.engine import UNREACHED_IN_A_ROW, ServerEngine
+from actors.server.listeners import listeners
 
 
 @asynccontextmanager

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from actors import server_log
-from actors.server_log import ServerLog, secrets_of
+from actors.server import log as server_log
+from actors.server.log import ServerLog, secrets_of
 
 
 class Clock:

@@ -13,9 +13,9 @@ from support.engines import engine_config
 from actors.engine import EngineConfig, StagePlace, Tuning
 from actors.engines.vllm import VllmServer
 from actors.errors import LoadFailed
-from actors.node_group import Peer
-from actors.server_endings import Ended, meaning
-from actors.server_spec import When
+from actors.server.endings import Ended, meaning
+from actors.server.node_group import Peer
+from actors.server.spec import When
 
 SERVER = VllmServer()
 GIVEN = {

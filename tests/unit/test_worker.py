@@ -17,10 +17,9 @@ from support.engines import CRASH_ID, engine_config, engine_request, generated
 
 from actors.engine import Capabilities, EngineStats, Pace, Sampling, StagePlace
 from actors.errors import EngineCrashed, EngineError, LoadFailed
-from actors.stepper import Row
 from actors.vendors import visibility
-from actors.worker import QUIET, WorkerEngine
-from actors.worker_frames import (
+from actors.worker.engine import QUIET, WorkerEngine
+from actors.worker.frames import (
     FrameReader,
     Kind,
     abort_frame,
@@ -38,6 +37,7 @@ from actors.worker_frames import (
     trouble,
     trouble_frame,
 )
+from actors.worker.stepper import Row
 from placement.tuning import Tuning
 
 
@@ -235,7 +235,7 @@ async def test_a_foreign_folder_called_actors_does_not_stand_in(
 async def test_the_process_dies_with_its_parent() -> None:
     code = (
         "import asyncio\n"
-        "from actors.worker import WorkerEngine\n"
+        "from actors.worker.engine import WorkerEngine\n"
         "from support.engines import engine_config\n"
         "async def main():\n"
         "    engine = WorkerEngine('test', 'support.engines:EndlessStepper')\n"

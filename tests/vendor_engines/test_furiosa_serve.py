@@ -23,8 +23,8 @@ from support.vendor_tier import python_of
 from actors.engines.furiosa import FuriosaServer
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.process_tree import started
-from actors.server import ServerEngine
-from actors.server_endings import Ended, meaning
+from actors.server.endings import Ended, meaning
+from actors.server.engine import ServerEngine
 
 CRASH_ID = 63
 

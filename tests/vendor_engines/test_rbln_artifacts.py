@@ -17,7 +17,7 @@ from support.vendor_tier import python_of
 from actors.compiled_rbln import npu_family, read_compiled
 from actors.engines.rbln import RblnServer
 from actors.errors import LoadFailed
-from actors.server_endings import Ended, meaning
+from actors.server.endings import Ended, meaning
 
 STAND_INS = Path(__file__).resolve().parents[1] / "support" / "standins_engines"
 REAL = "optimum-rbln 0.12: configuration, export, files, loading, its rules on devices"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from actors.engine import Capabilities, EngineConfig, EngineStats, Sampling
 from actors.errors import EngineError, LoadFailed
-from actors.stepper import Row
+from actors.worker.stepper import Row
 from placement.engine_facts import EngineFacts
 
 STEP_S = 0.002
@@ -30,7 +30,7 @@ class _Sequence:
 
 
 class AcmeStepper:
-    """See `actors.stepper.Stepper`. `facts` tell the planner what it can run: the catalog does not know this engine."""
+    """See `actors.worker.stepper.Stepper`. `facts` tell the planner what it can run: the catalog does not know this engine."""
 
     name: ClassVar[str] = "acme"
     requires: ClassVar[tuple[str, ...]] = ()

@@ -9,7 +9,7 @@ from actors.conformance.plugin import engine
 from actors.conformance.subject import Subject
 from actors.conformance.test_engine import *  # noqa: F403 - the suite itself
 from actors.engine import EngineConfig
-from actors.worker import WorkerEngine
+from actors.worker.engine import WorkerEngine
 from placement.modelspec import ModelFacts
 
 __all__ = ["engine"]

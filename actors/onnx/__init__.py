@@ -1,0 +1,1 @@
+"""ONNX decoder graphs: read and checked, opened with an execution provider, stepped, and built."""

@@ -1,0 +1,1 @@
+"""Endpoints of somebody else: entries, addresses that may be reached, dialects, records."""

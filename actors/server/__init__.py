@@ -1,0 +1,1 @@
+"""Vendors' own OpenAI servers as engines: started, proved, supervised, asked and ended."""
