@@ -69,17 +69,32 @@ class Launch:
 
     def order(self, config: EngineConfig, grace_s: float) -> dict[str, Any]:
         """What the supervisor is told."""
-        return {
-            "argv": self.argv,
-            "environment": dict(self.environment),
-            "folder": str(self.folder),
-            "directory": str(self.folder / "w"),
-            "owner": os.getpid(),
-            "grace_s": grace_s,
-            "log_path": config.log_path,
-            "cores": config.cores,
-            "secrets": [self.key],
-        }
+        return order_of(
+            self.argv, self.environment, self.folder, config, grace_s=grace_s, secrets=(self.key,)
+        )
+
+
+def order_of(
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    folder: Path,
+    config: EngineConfig,
+    *,
+    grace_s: float,
+    secrets: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """What the supervisor of a process is told; see `actors.server.main.Supervisor`."""
+    return {
+        "argv": argv,
+        "environment": dict(environment),
+        "folder": str(folder),
+        "directory": str(folder / "w"),
+        "owner": os.getpid(),
+        "grace_s": grace_s,
+        "log_path": config.log_path,
+        "cores": config.cores,
+        "secrets": list(secrets),
+    }
 
 
 def launch(

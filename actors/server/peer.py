@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ..environments import interpreter, variables
 from ..errors import LoadFailed
 from ..vendors import visibility
 from .endings import meaning
-from .launch import environment_of, private_folder
+from .launch import environment_of, order_of, private_folder
 from .node_group import Peer
 from .process import ServerProcess
 from .spec import Ending
@@ -65,26 +64,24 @@ class PeerProcess:
         self._order = order
         marked, folder = private_folder(order.config.owner, secrets.token_hex(4))
         try:
-            self._process = ServerProcess(
-                {
-                    "argv": command(order, found),
-                    "environment": {
-                        **environment_of(order.config, found, folder, marked),
-                        **_variables(order),
-                    },
-                    "folder": str(folder),
-                    "directory": str(folder / "w"),
-                    "owner": marked.pid,
-                    "grace_s": GRACE_S,
-                    "log_path": order.config.log_path,
-                    "cores": order.config.cores,
-                },
-                marked,
+            environment = environment_of(order.config, found, folder, marked) | _variables(order)
+            told = order_of(
+                command(order, found), environment, folder, order.config, grace_s=GRACE_S
             )
+            self._process = ServerProcess(told, marked)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         log.info(PEER_STARTED, engine=order.engine, host=order.peer.host, pid=self._process.pid)
+
+    @property
+    def server_pid(self) -> int | None:
+        """Of the process itself; None before it has started."""
+        return self._process.server_pid
+
+    def processes(self) -> tuple[int, ...]:
+        """Its supervisor and everything below it."""
+        return self._process.processes()
 
     async def ended(self) -> str:
         """Waits for its end; says why it ended."""
@@ -109,7 +106,7 @@ def command(order: PeerOrder, python: Path) -> tuple[str, ...]:
     return tuple(word.format_map(values) for word in order.peer.argv)
 
 
-def _variables(order: PeerOrder) -> Mapping[str, str]:
+def _variables(order: PeerOrder) -> dict[str, str]:
     given, _ = visibility(order.config.family, order.peer.handles)
     own = {name: value for name, value in order.peer.variables.items() if value}
     recipe = variables(order.environment) if order.environment else {}

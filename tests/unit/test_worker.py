@@ -331,7 +331,7 @@ async def test_a_place_is_told_free_before_the_step_after_an_abort(tmp_path: Pat
         await started
         await first.aclose()
         os.write(gate, b"3")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (await engine.stats()).running != 1:  # noqa: ASYNC110 - another process tells it
                 await asyncio.sleep(0.005)
         await other.aclose()
