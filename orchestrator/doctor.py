@@ -31,11 +31,15 @@ from .yaml_positions import did_you_mean
 MIN_PYTHON = (3, 11)
 MIN_FREE_BYTES = 2 << 30
 
-_REQUIRED = ("ray", "python-constraint2", "numpy", "starlette", "uvicorn", "tokenizers", "jinja2")
+_REQUIRED = (
+    "ray", "python-constraint2", "numpy", "starlette", "uvicorn", "aiohttp", "tokenizers", "jinja2",
+)  # fmt: skip
 
 _ENGINE_PACKAGES = (
     # engine, module that it needs, command that installs it
     ("openvino", "openvino_genai", "pip install openvino-genai"),
+    ("onnxruntime", "onnxruntime", "pip install onnxruntime onnx"),
+    ("llamacpp", "xllamacpp", "pip install 'shardyard[llamacpp]'"),
 )
 _SAID = frozenset(f"engine {engine}" for engine, _, _ in _ENGINE_PACKAGES)
 _EXTRAS = (("model sources hf://", "huggingface_hub", "pip install 'shardyard[hf]'"),)

