@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -15,12 +14,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from support.prepared import form
 
 from actors.conformance.plugin import engine
 from actors.conformance.subject import Subject, generated, ids_of, subject_of
 from actors.conformance.test_engine import *  # noqa: F403 - the suite itself
 from actors.engine import EngineRequest, Sampling, Tuning
-from actors.environments import interpreter
 from actors.errors import LoadFailed
 from actors.plugins import make_engine
 from actors.server.listeners import listeners
@@ -53,24 +52,10 @@ def subject(request: pytest.FixtureRequest) -> Subject:
     made = subject_of("llamacpp", SOURCE)
     if request.param == "stored":
         return made
-    config = replace(made.config, model_path=str(fp32_file()), dtype="fp32", arithmetic="exact")
+    config = replace(
+        made.config, model_path=str(form("gguf", "fp32")), dtype="fp32", arithmetic="exact"
+    )
     return replace(made, name="llamacpp-fp32", config=config)
-
-
-def fp32_file() -> Path:
-    """Made once by the environment `torch`, and kept from run to run."""
-    python = interpreter("torch")
-    place = Path(os.environ.get("SHARDYARD_TEST_FORMS") or Path(tempfile.gettempdir()) / "forms")
-    folder = place / "smollm2-fp32-gguf"
-    if not (folder / "model.gguf").exists():
-        if python is None:
-            pytest.skip(
-                "no environment torch to make an fp32 file with: shardyard env create torch"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [python, "-P", "-m", "actors.forms.gguf", path_of(SOURCE), folder, "fp32"]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
-    return folder / "model.gguf"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
