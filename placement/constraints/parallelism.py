@@ -34,7 +34,7 @@ def _group(option: Option) -> Rejection | None:
     if largest < tp:
         return option.reject(
             NAME,
-            f"tp {tp} needs {tp} devices in one island, the largest has {largest}",
+            f"tp {tp} needs {tp} equal devices in one island, the largest has {largest}",
             shortage=tp - largest,
             resolvable=True,
         )

@@ -204,7 +204,7 @@ def test_every_listed_rejection_is_true(problem: Problem) -> None:
             facts = asked.model.facts
             assert facts is not None
             healthy = Counter(
-                (d.node, d.island)
+                (d.node, d.island, d.speed, d.memory_bytes, d.shares)
                 for n in problem.inventory.nodes
                 for d in n.devices
                 if d.health is Health.HEALTHY
