@@ -77,6 +77,7 @@ def somebody_elses_server() -> Iterator[int]:
     """The port of a server of ours that the cluster knows as an endpoint only."""
     words = [
         sys.executable,
+        "-P",
         str(ROOT / "tests/support/own_server.py"),
         "openvino",
         SOURCE,

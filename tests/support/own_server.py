@@ -45,6 +45,7 @@ async def serve(engine: str, source: str, model: str) -> None:
     try:
         while replica.status().state == "loading":  # noqa: ASYNC110 - told in a file elsewhere
             await asyncio.sleep(0.1)
+        replica.check()
         entry = an_entry(
             slot, port, incarnation="one", window=1024, capabilities=replica.status().capabilities
         )
@@ -55,7 +56,7 @@ async def serve(engine: str, source: str, model: str) -> None:
         gateway = Gateway(GatewayConfig(version="1"), upstreams)
         async with serving(gateway, upstreams, listener, drain_s=1):
             await upstreams.tried()
-            print(listener.getsockname()[1], replica.status().detail, flush=True)
+            print(listener.getsockname()[1], flush=True)
             await asyncio.to_thread(sys.stdin.read)
     finally:
         await replica.close()
