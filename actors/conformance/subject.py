@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 from placement.errors import ShardyardError
@@ -111,10 +110,12 @@ def subject_of(name: str, source: str, **changes: Any) -> Subject:
     text = TextModel.load(path_of(source))
     facts = engine_facts(name)
     dtype = changes.get("dtype")
-    form: Path = form_path(source, facts.formats if facts else frozenset(), dtype)
+    form = ""
+    if facts is None or facts.drives:  # what drives nothing reads nothing
+        form = str(form_path(source, facts.formats if facts else frozenset(), dtype))
     config = EngineConfig(
         model=source.rpartition("/")[2],
-        model_path=str(form),
+        model_path=form,
         facts=text.facts,
         device_class="CPU",
         arithmetic="fast",
