@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..engine import Capabilities, EngineConfig, EngineStats, FinishReason, Sampling
-from ..errors import EngineError
 from ..llamacpp_settings import (
     MODULE,
     completion,
@@ -29,6 +28,7 @@ from ..llamacpp_settings import (
     started,
 )
 from ..lost_ids import Pieces
+from ..worker.room import room_for
 from ..worker.stepper import Row
 
 STEP_WAIT_S = 0.02
@@ -123,15 +123,9 @@ class LlamaCppStepper:
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:
         """See `Stepper`."""
         assert self._config is not None
-        room = self._config.window - len(prompt_ids)
-        if not prompt_ids or room < 1 or sampling.max_tokens < 1:
-            raise EngineError(
-                f"{len(prompt_ids)} prompt tokens and {sampling.max_tokens} more do not fit"
-                f" a window of {self._config.window}"
-            )
-        if max(prompt_ids) >= self._config.facts.vocab:
-            raise EngineError(f"token id {max(prompt_ids)} is not in the vocabulary")
-        body = completion(prompt_ids, sampling, min(sampling.max_tokens, room))
+        config = self._config
+        most = room_for(prompt_ids, sampling, window=config.window, vocab=config.facts.vocab)
+        body = completion(prompt_ids, sampling, most)
         body["cache_prompt"] = self._config.tuning.prefix_cache
         stops = frozenset(() if sampling.ignore_eos else self._config.eos_ids)
         job = self._jobs[sequence] = _Job(sequence, body, stops)

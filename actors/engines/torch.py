@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..engine import Capabilities, EngineConfig, EngineStats, Sampling
 from ..errors import EngineError, LoadFailed
 from ..hf_folder import checked_weights
+from ..worker.room import room_for
 from ..worker.stepper import Row
 
 if TYPE_CHECKING:
@@ -110,16 +111,7 @@ class TorchStepper:
     def add(self, sequence: int, prompt_ids: tuple[int, ...], sampling: Sampling) -> None:
         """See `Stepper`."""
         assert self._batch is not None
-        window = self._capabilities.window
-        if not prompt_ids or len(prompt_ids) >= window or sampling.max_tokens < 1:
-            raise EngineError(
-                f"{len(prompt_ids)} prompt tokens and {sampling.max_tokens} more do not fit"
-                f" a window of {window}"
-            )
-        if max(prompt_ids) >= self._vocab:
-            raise EngineError(
-                f"token id {max(prompt_ids)} is not in the vocabulary of {self._vocab}"
-            )
+        room_for(prompt_ids, sampling, window=self._capabilities.window, vocab=self._vocab)
         if sampling.json_schema:
             raise EngineError("the torch engine cannot hold a text to a JSON schema")
         self._batch.add(sequence, prompt_ids, sampling)

@@ -13,6 +13,7 @@ from typing import Any
 from ..engine import EngineConfig, FinishReason, Sampling
 from ..errors import EngineError, LoadFailed
 from ..grammar_schema import unsupported
+from ..worker.room import room_for
 
 FINISHES: dict[str, FinishReason | None] = {
     "NONE": None,
@@ -42,17 +43,10 @@ def asked_tokens(config: EngineConfig, prompt_ids: Sequence[int], sampling: Samp
     Raises:
         EngineError: the request cannot be run.
     """
-    room = config.window - len(prompt_ids)
-    if not prompt_ids or room < 1 or sampling.max_tokens < 1:
-        raise EngineError(
-            f"{len(prompt_ids)} prompt tokens and {sampling.max_tokens} more do not fit"
-            f" a window of {config.window}"
-        )
-    if max(prompt_ids) >= config.facts.vocab:
-        raise EngineError(f"token id {max(prompt_ids)} is not in the vocabulary")
+    most = room_for(prompt_ids, sampling, window=config.window, vocab=config.facts.vocab)
     if sampling.json_schema and (wrong := unsupported(sampling.json_schema)):
         raise EngineError(wrong)
-    return min(sampling.max_tokens, room)
+    return most
 
 
 def generation(library: Any, config: EngineConfig, sampling: Sampling, max_tokens: int) -> Any:
