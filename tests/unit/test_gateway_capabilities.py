@@ -173,6 +173,16 @@ async def test_a_schema_that_json_cannot_say_is_refused() -> None:
     assert engine.requests == []
 
 
+async def test_a_prompt_is_tried_on_one_window_that_is_too_small_and_no_other() -> None:
+    engines = [ScriptedEngine(window=w) for w in (32, 32, 32, 4096)]
+    async with dataplane(*engines) as plane:
+        for _ in range(8):
+            before = sum(replica.status().rejected for replica in plane.replicas)
+            assert (await plane.chat("x" * 60)).status_code == 200
+            after = sum(replica.status().rejected for replica in plane.replicas)
+            assert after - before <= 1
+
+
 async def test_an_engine_without_ids_reads_what_the_client_wrote() -> None:
     engine = WritingEngine("Paris of course")
     async with dataplane(engine) as plane:
